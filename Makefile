@@ -1,0 +1,47 @@
+# make test    run all tests           make demo    personalise a small network for two people
+# make check   lint, format and types  make clean   remove the environment
+#
+# All of them need Python 3.11+ and nothing else; what is missing is installed into .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+TORCH := torch==2.13.0
+
+.PHONY: test demo check clean
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+demo: .venv/.demo
+	$(BIN)/python demo/run.py
+
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv
+
+# A stamp file for each set of dependencies: installed again when pyproject.toml changes.
+.venv/.dev .venv/.demo: .venv/.%: pyproject.toml .venv/.torch
+	$(PIP) install --editable '.[$*]'
+	@touch $@
+
+# The CPU build of PyTorch where one is offered: the plain one brings gigabytes of CUDA.
+.venv/.torch: | .venv/bin/python
+	@echo 'Installing PyTorch into .venv ...'
+	@if [ "$$(uname)" = Darwin ] || command -v nvidia-smi >/dev/null; then $(PIP) install $(TORCH); else \
+	    $(PIP) install $(TORCH)+cpu 2>/dev/null \
+	    || $(PIP) install --retries 1 $(TORCH)+cpu \
+	        --extra-index-url https://download.pytorch.org/whl/cpu 2>/dev/null \
+	    || $(PIP) install $(TORCH); fi
+	@touch $@
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo 'Python 3.11 or newer is needed: install it, or name it: make test PYTHON=python3.12'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo 'Python cannot make a virtual environment: apt-get install python3-venv'; exit 1; }
+	@$(PYTHON) -m venv .venv

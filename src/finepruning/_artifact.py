@@ -1,0 +1,147 @@
+"""The artifact: the small folder that turns the base model into this person's.
+
+``finepruning.json`` says what it is and which base it fits; ``personal.safetensors`` holds, for each
+pruned weight ``NAME``, ``NAME.mask`` (uint8, one bit a weight, most significant first, in memory order)
+and ``NAME.values`` (the weights that stay, in the same order), and each changed bias as it is. No pickle.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ._errors import FinepruningError
+
+FORMAT = 1
+JSON, TENSORS = "finepruning.json", "personal.safetensors"
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if not isinstance(value, Tensor):
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(memoryview(flat.numpy()))
+    return digest.hexdigest()
+
+
+def save(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    pruned: list[str],
+    changed: list[str],
+    base: str,
+    report: dict[str, Any],
+) -> None:
+    """Write the artifact for ``model`` at ``path``: all or nothing.
+
+    ``pruned`` and ``changed`` name the parameters that are stored as mask and values, and as they are.
+    Raises :class:`FinepruningError` where ``path`` exists or cannot be written.
+    """
+    out = Path(path)
+    if out.exists() or out.is_symlink():
+        raise FinepruningError(f"{out}: exists already; remove it or give another name")
+    tensors: dict[str, Tensor] = {}
+    for name in pruned:
+        flat = model.get_parameter(name).detach().cpu().reshape(-1)
+        mask = flat != 0
+        tensors[f"{name}.mask"] = torch.from_numpy(np.packbits(mask.numpy()))
+        tensors[f"{name}.values"] = flat[mask].clone()
+    for name in changed:
+        tensors[name] = model.get_parameter(name).detach().cpu().clone()
+    about = {"format": FORMAT, "base": base, "pruned": pruned, "changed": changed, "report": report}
+    aside: str | None = None
+    try:
+        aside = tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent)
+        save_file(tensors, Path(aside, TENSORS))
+        Path(aside, JSON).write_text(json.dumps(about, indent=1) + "\n")
+        os.chmod(aside, 0o777 & ~_umask())  # mkdtemp's folder is its owner's alone
+        os.rename(aside, out)
+        aside = None
+    except (OSError, SafetensorError) as error:
+        raise FinepruningError(
+            f"{out}: cannot be written ({error}); free some space or give another place"
+        ) from error
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value
+
+
+def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The artifact's JSON. Raises :class:`FinepruningError` where it is none, or of another format."""
+    file = Path(path, JSON)
+    try:
+        about = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise FinepruningError(
+            f"{Path(path)}: not a finepruning artifact ({file.name} cannot be read);"
+            " give the folder that personalize wrote"
+        ) from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise FinepruningError(
+            f"{file}: not of format {FORMAT}; load it with the version that wrote it"
+        )
+    return about
+
+
+def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The report that was saved with an artifact, as :meth:`finepruning.Report.to_dict` gave it."""
+    return read_about(path)["report"]
+
+
+def load(path: str | os.PathLike[str], base: nn.Module) -> nn.Module:
+    """Turn ``base`` into the network that was saved at ``path``; ``base`` itself is left untouched.
+
+    >>> model = finepruning.load("me/", base)  # doctest: +SKIP
+
+    ``base`` must be the same pretrained module, with the same weights, that was personalised. Returns a
+    new module in evaluation mode, bit for bit the one that was saved. Raises :class:`FinepruningError`
+    where the artifact is damaged or belongs to another base.
+    """
+    about = read_about(path)
+    if fingerprint(base) != about["base"]:
+        raise FinepruningError(
+            f"{Path(path)}: made for another base model; load the weights that were personalised"
+        )
+    try:
+        tensors = load_file(Path(path, TENSORS))
+        model = copy.deepcopy(base).eval()
+        for name in about["pruned"]:
+            weight = model.get_parameter(name)
+            size = math.prod(weight.shape)
+            bits = np.unpackbits(tensors[f"{name}.mask"].numpy(), count=size).astype(bool)
+            flat = torch.zeros(size, dtype=weight.dtype)
+            flat[torch.from_numpy(bits)] = tensors[f"{name}.values"]
+            weight.data.copy_(flat.reshape(weight.shape))
+        for name in about["changed"]:
+            owner, _, key = name.rpartition(".")
+            module = model.get_submodule(owner)
+            device = next(model.parameters()).device
+            setattr(module, key, nn.Parameter(tensors[name].to(device), requires_grad=False))
+    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError, AttributeError) as error:
+        raise FinepruningError(
+            f"{Path(path)}: damaged artifact ({' '.join(str(error).split())}); personalise anew"
+        ) from error
+    return model

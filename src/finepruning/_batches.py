@@ -1,0 +1,103 @@
+"""The person's data in whatever form they hold it: as calls of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ._errors import FinepruningError
+
+BATCH_SIZE = 32
+"""Batch size for data given as one tensor."""
+
+LABEL_KEYS = ("label", "labels")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One call of the model: the inputs of ``size`` samples."""
+
+    inputs: dict[str, Any] | Tensor
+    size: int
+
+    def call(self, model: nn.Module) -> Any:
+        """The model's output for this batch."""
+        if isinstance(self.inputs, dict):
+            return model(**self.inputs)
+        return model(self.inputs)
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        if isinstance(self.inputs, Tensor):
+            return Batch(self.inputs.to(device), self.size)
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.inputs.items()}
+        return Batch(moved, self.size)
+
+    def first(self) -> Batch:
+        """The first sample alone."""
+        if isinstance(self.inputs, Tensor):
+            return Batch(self.inputs[:1], 1)
+
+        def one(value: Any) -> Any:
+            batched = isinstance(value, Tensor) and value.ndim and len(value) == self.size
+            return value[:1] if batched else value
+
+        return Batch({k: one(v) for k, v in self.inputs.items()}, 1)
+
+
+def read_batches(data: Any) -> Iterator[Batch]:
+    """Yield a :class:`Batch` for each item of ``data``.
+
+    ``data`` is a tensor or array of samples, or any iterable of items: tensors ``(B, ...)``, tuples or
+    lists whose first entry is such a tensor (the rest, labels, is ignored), or mappings of keyword
+    inputs (``labels`` is ignored). Raises :class:`FinepruningError` for anything else, and for NaN or
+    infinite values.
+    """
+    if isinstance(data, np.ndarray):
+        data = torch.from_numpy(data)
+    if isinstance(data, Tensor):
+        if data.ndim < 2:
+            raise FinepruningError(
+                f"batches: a tensor of shape {tuple(data.shape)} holds no samples; give (N, ...)"
+            )
+        data = data.split(BATCH_SIZE)
+    if isinstance(data, Mapping | str | bytes) or not isinstance(data, Iterable):
+        raise FinepruningError(
+            f"batches: a {type(data).__name__} is no data; give a tensor, a DataLoader or a list"
+        )
+    for number, item in enumerate(data):
+        yield _batch(item, number)
+
+
+def _batch(item: Any, number: int) -> Batch:
+    where = f"batches: item {number}"
+    if isinstance(item, tuple | list) and item:
+        item = item[0]
+    if isinstance(item, np.ndarray):
+        item = torch.from_numpy(item)
+    if isinstance(item, Tensor):
+        if item.ndim == 0:
+            raise FinepruningError(f"{where} is a single number; give tensors (samples, ...)")
+        _check_finite(item, where)
+        return Batch(item, len(item))
+    if not isinstance(item, Mapping):
+        raise FinepruningError(
+            f"{where} is a {type(item).__name__}; give a tensor, a tuple (inputs, labels) or a dict"
+        )
+    inputs = {str(k): v for k, v in item.items() if k not in LABEL_KEYS}
+    tensors = {k: v for k, v in inputs.items() if isinstance(v, Tensor) and v.ndim}
+    if not tensors:
+        raise FinepruningError(f"{where} holds no tensor; give a dict of keyword inputs")
+    for key, value in tensors.items():
+        _check_finite(value, f"{where}[{key!r}]")
+    return Batch(inputs, len(next(iter(tensors.values()))))
+
+
+def _check_finite(value: Tensor, where: str) -> None:
+    if value.is_floating_point() and not bool(value.isfinite().all()):
+        raise FinepruningError(f"{where} holds NaN or infinite values; mend or drop these samples")

@@ -1,0 +1,183 @@
+"""The numerical core: statistics, masks, compensation and repair on plain matrices.
+
+It knows no network. Every function takes NumPy arrays (2.0 or newer) or PyTorch tensors alike and uses
+only what the two share. Shapes: ``G`` groups, ``O`` outputs and ``D`` inputs a group, ``N`` samples.
+At one position ``y[g] = W[g] @ x[g] + b[g]``. ``H`` ``(G, D, D)`` is the covariance of the inputs, ``C``
+``(G, D, O)`` their covariance with the outputs wanted; centring is what frees the bias.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Matrix = Any
+"""A NumPy array or a PyTorch tensor of floats."""
+
+INITIAL_STEPS, STAGE_STEPS, FINAL_STEPS = 2, 2, 4
+"""Conjugate-gradient steps before the first removal, after each stage, and after the last. Few: on
+ResNet-50, stopping early gave a lower held-out error than exact solves (docs/log.md)."""
+
+
+@dataclass
+class Moments:
+    """Streaming first and second moments of a layer's inputs and of the outputs wanted there.
+
+    >>> import numpy as np
+    >>> m = Moments()
+    >>> m.add(np.ones((1, 4, 3)), np.ones((1, 4, 2)))
+    >>> m.count, m.covariances()[0].shape
+    (4, (1, 3, 3))
+    """
+
+    count: int = 0
+    x: Matrix = 0
+    y: Matrix = 0
+    xx: Matrix = 0
+    xy: Matrix = 0
+    yy: Matrix = 0
+
+    def add(self, X: Matrix, Y: Matrix) -> None:
+        """Add ``N`` samples: inputs ``(G, N, D)`` and wanted outputs ``(G, N, O)``."""
+        self.count += X.shape[1]
+        self.x = self.x + X.sum(1)
+        self.y = self.y + Y.sum(1)
+        self.xx = gram(X, self.xx)
+        self.xy = self.xy + X.mT @ Y
+        self.yy = self.yy + (Y * Y).sum(1)
+
+    def means(self) -> tuple[Matrix, Matrix]:
+        """Means of inputs ``(G, D)`` and wanted outputs ``(G, O)``."""
+        return self.x / self.count, self.y / self.count
+
+    def covariances(self) -> tuple[Matrix, Matrix, Matrix]:
+        """``H`` ``(G, D, D)``, ``C`` ``(G, D, O)`` and the variances ``(G, O)`` of the outputs."""
+        x, y = self.means()
+        H = self.xx / self.count - x[:, :, None] * x[:, None, :]
+        C = self.xy / self.count - x[:, :, None] * y[:, None, :]
+        return H, C, clip_min(self.yy / self.count - y * y, 0.0)
+
+
+def gram(X: Matrix, total: Matrix, block: int = 1024) -> Matrix:
+    """``total + X^T X``: block by block, so that the lower triangle costs no product."""
+    D = X.shape[2]
+    if D <= block:
+        return total + X.mT @ X
+    if isinstance(total, int):
+        total = X[:, :1, :].mT @ X[:, :1, :] * 0
+    for i in range(0, D, block):
+        for j in range(i, D, block):
+            product = X[:, :, i : i + block].mT @ X[:, :, j : j + block]
+            total[:, i : i + block, j : j + block] += product
+            if j > i:
+                total[:, j : j + block, i : i + block] += product.mT
+    return total
+
+
+def clip_min(values: Matrix, low: float) -> Matrix:
+    """``max(values, low)``, in the one spelling that both libraries share."""
+    return values.clip(low, None)
+
+
+def top(scores: Matrix, count: int) -> Matrix:
+    """A boolean mask of the ``count`` largest ``scores``; of equal ones the first in memory stay."""
+    flat = scores.reshape(-1)
+    size = flat.shape[0]
+    if count >= size:
+        return scores == scores
+    if count <= 0:
+        return scores != scores
+    if isinstance(flat, np.ndarray):
+        threshold = np.partition(flat, size - count)[size - count]
+    else:
+        threshold = flat.kthvalue(size - count + 1).values
+    above, equal = flat > threshold, flat == threshold
+    missing = count - int(above.sum())
+    return (above | (equal & (equal.cumsum(0) <= missing))).reshape(scores.shape)
+
+
+def saliency(W: Matrix, second_moments: Matrix) -> Matrix:
+    """Output energy that each weight carries, ``W[o, d]^2 E[x_d^2]``: Wanda's score, squared.
+
+    ``second_moments`` is ``(G, D)``, the result ``(G, O, D)``. Source: Sun et al. 2023, arXiv 2306.11695.
+    """
+    return W * W * second_moments[:, None, :]
+
+
+def descend(W: Matrix, mask: Matrix, H: Matrix, ridge: Matrix, target: Matrix, steps: int) -> Matrix:
+    """``steps`` of conjugate gradients on ``W (H + diag(ridge)) = target`` over the weights in ``mask``.
+
+    Each row is a least-squares problem of its own, preconditioned by the diagonal; ``W`` ``(G, O, D)`` is
+    where it starts, ``ridge`` ``(G, D)``, ``target`` ``(G, O, D)``. Source: Hestenes and Stiefel 1952.
+    """
+    reg = ridge[:, None, :]
+    diagonal = H.diagonal(0, 1, 2)[:, None, :] + reg
+    residual = (target - W @ H - W * reg) * mask
+    z = residual / diagonal
+    direction, rz = z, (residual * z).sum(-1)[..., None]
+    for _ in range(steps):
+        image = (direction @ H + direction * reg) * mask
+        step = rz / ((direction * image).sum(-1)[..., None] + TINY)
+        W = W + step * direction
+        residual = residual - step * image
+        z = residual / diagonal
+        rz, before = (residual * z).sum(-1)[..., None], rz
+        direction = z + rz / (before + TINY) * direction
+    return W
+
+
+TINY = 1e-30
+"""Keeps the quotients of a row that is already solved finite (0 / TINY = 0)."""
+
+
+def compensate(
+    W: Matrix, H: Matrix, C: Matrix, keep: int, ridge: float = 0.3, stages: int = 3
+) -> tuple[Matrix, Matrix]:
+    """Keep ``keep`` weights of ``W`` and refit them so that the wanted outputs come out.
+
+    Minimises ``E|W' x - y|^2 + sum_d r_d |w'_d - w_d|^2``, ``r_d = ridge * H_dd``: the inputs ``x`` carry the
+    damage done upstream, ``y`` is what the dense network gave there, and the second term holds on to
+    the generic weights where the person's data says little. Weights go in ``stages``, the least
+    ``w'^2 (H_dd + r_d)`` first, and those that stay are refitted after each.
+
+    Returns the weights ``(G, O, D)`` and their mask. Related: Frantar and Alistarh 2023 (arXiv
+    2301.00774) remove with one exact solve, Meng et al. 2024 (arXiv 2406.07831) with ADMM.
+    """
+    diagonal = H.diagonal(0, 1, 2)
+    floor = TINY + 1e-6 * diagonal.mean(-1)[:, None]  # an input that is always zero stays solvable
+    reg = ridge * diagonal + floor
+    target = C.mT + W * reg[:, None, :]
+    size = math.prod(W.shape)
+    mask = W == W
+    if keep >= size:
+        steps = INITIAL_STEPS + (stages - 1) * STAGE_STEPS + FINAL_STEPS
+        return descend(W, mask, H, reg, target, steps), mask
+    W = descend(W, mask, H, reg, target, INITIAL_STEPS)
+    for stage in range(1, stages + 1):
+        last = stage == stages
+        count = keep if last else round(size * (keep / size) ** (stage / stages))
+        mask = top((saliency(W, diagonal + reg) + TINY) * mask, count)
+        W = descend(W * mask, mask, H, reg, target, FINAL_STEPS if last else STAGE_STEPS)
+    return W, mask
+
+
+def gain(now: Matrix, variance: Matrix, limit: float = 3.0) -> Matrix:
+    """Scale that brings outputs of variance ``now`` to the dense network's ``variance``, both ``(G, O)``.
+
+    Neurons keep their firing rate (homeostasis). ``limit`` bounds it to ``[1/limit, limit]``.
+    """
+    return (clip_min(variance, 0.0) / (clip_min(now, 0.0) + TINY)).clip(limit**-2, limit**2) ** 0.5
+
+
+def fitted_bias(W: Matrix, x_mean: Matrix, y_mean: Matrix) -> Matrix:
+    """Bias ``(G, O)`` with which the mean output of ``W`` is ``y_mean``."""
+    return y_mean - (W @ x_mean[..., None])[..., 0]
+
+
+def unexplained(W: Matrix, H: Matrix, C: Matrix, variance: Matrix) -> float:
+    """Share of the wanted outputs' variance that ``W`` misses, with the bias fitted: 0 is perfect."""
+    error = variance - 2 * (W * C.mT).sum(-1) + ((W @ H) * W).sum(-1)
+    return float(error.sum() / (variance.sum() + TINY))

@@ -1,0 +1,247 @@
+"""Accuracy on labelled data, as k/n with an interval, and told the classes beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ._errors import FinepruningError
+
+
+def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """Return Wilson's score interval for ``k`` hits in ``n`` trials (95 % with the default ``z``).
+
+    >>> [round(p, 3) for p in wilson(157, 250)]
+    [0.567, 0.686]
+    """
+    if not 0 <= k <= n or n < 1:
+        raise FinepruningError(f"wilson: {k} hits in {n} trials; give 0 <= k <= n and n >= 1")
+    p, square = k / n, z * z
+    centre = p + square / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + square / (4 * n * n))
+    low, high = (centre - half) / (1 + square / n), (centre + half) / (1 + square / n)
+    # Exactly 0 and 1 at the ends, where rounding would leave 1e-17 or push past 1.
+    return (0.0 if k == 0 else low, 1.0 if k == n else high)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What :func:`evaluate` found: top-1 over all outputs, and over the labels' classes only.
+
+    ``classes`` are the labels present. The ``told_`` figures restrict the outputs to these: how
+    good the network is once someone tells it the person's classes, never a label-free result.
+    """
+
+    correct: int
+    n: int
+    interval: tuple[float, float]
+    told_correct: int
+    told_interval: tuple[float, float]
+    classes: tuple[int, ...]
+
+    @property
+    def accuracy(self) -> float:
+        return self.correct / self.n
+
+    @property
+    def told_accuracy(self) -> float:
+        return self.told_correct / self.n
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, with both accuracies."""
+        extra = {"accuracy": self.accuracy, "told_accuracy": self.told_accuracy}
+        return {**asdict(self), **extra}
+
+
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Count the correct answers of ``model`` on labelled batches.
+
+    >>> evaluate(nn.Identity(), [(torch.eye(3), torch.tensor([0, 1, 1]))]).correct
+    2
+
+    ``batches`` yields ``(x, y)``: the input, a tensor or a dict of keyword inputs, and the output
+    indices, int64 of shape ``(B,)``. The model may return logits ``(B, classes)``, or an object or
+    dict with ``logits``. ``device``: move the model there first (default: run where it is). The
+    model's training flags are put back. Raises :class:`FinepruningError` on no data, NaN logits, or
+    labels that are not outputs.
+    """
+    if device is not None:
+        model = model.to(device)
+    else:
+        tensors = [*model.parameters(), *model.buffers()]
+        device = tensors[0].device if tensors else "cpu"
+    training = {module: module.training for module in model.modules()}
+    logits: list[Tensor] = []
+    labels: list[Tensor] = []
+    total = len(batches) if isinstance(batches, Sized) else None
+    bar = tqdm(batches, "evaluate", total, disable=None if progress else True, delay=1)
+    try:
+        model.eval()
+        with torch.inference_mode():
+            for x, y in bar:
+                logits.append(predict(model, x, device))
+                labels.append(torch.as_tensor(y).to("cpu", torch.int64))
+                if labels[-1].shape != logits[-1].shape[:1]:
+                    raise FinepruningError(
+                        f"evaluate: {tuple(logits[-1].shape)} logits for labels of shape"
+                        f" {tuple(labels[-1].shape)}; give one label for each sample"
+                    )
+    finally:
+        bar.close()
+        for module, flag in training.items():
+            module.training = flag
+    if not labels:
+        raise FinepruningError("evaluate: no data; give at least one batch of (input, labels)")
+    return _count(torch.cat(logits), torch.cat(labels))
+
+
+def _count(logits: Tensor, labels: Tensor) -> Evaluation:
+    n, outputs = logits.shape
+    if labels.min() < 0 or labels.max() >= outputs:
+        raise FinepruningError(
+            f"evaluate: labels from {int(labels.min())} to {int(labels.max())}, but the network has"
+            f" {outputs} outputs; give output indices, 0 to {outputs - 1}"
+        )
+    classes = torch.unique(labels)
+    told, choice = logits[:, classes].max(dim=1)
+    # A network whose read-out has silenced every one of the classes has not answered correctly.
+    told_hits = (classes[choice] == labels) & (told > -math.inf)
+    correct, told_correct = int((logits.argmax(1) == labels).sum()), int(told_hits.sum())
+    return Evaluation(
+        correct,
+        n,
+        wilson(correct, n),
+        told_correct,
+        wilson(told_correct, n),
+        tuple(classes.tolist()),
+    )
+
+
+def predict(model: nn.Module, x: Any, device: str | torch.device = "cpu") -> Tensor:
+    """Return the logits ``(B, classes)`` of one batch, float32 on the CPU; NaN is an error."""
+    if isinstance(x, Mapping):
+        output = model(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in x.items()})
+    else:
+        output = model(x.to(device))
+    if isinstance(output, Mapping) and "logits" in output:
+        output = output["logits"]
+    output = getattr(output, "logits", output)
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise FinepruningError(
+            f"evaluate: the model returned {what}; it must return logits (batch, classes)"
+        )
+    output = output.float().cpu()
+    if output.isnan().any():
+        raise FinepruningError(
+            "evaluate: the model returned NaN; check its weights and the preprocessing"
+        )
+    return output
+
+
+def match_classes(
+    folders: Sequence[str],
+    outputs: int,
+    *,
+    names: Sequence[str] | None = None,
+    file: str | Path | None = None,
+) -> dict[str, int]:
+    """Map the names of class folders to output indices.
+
+    >>> match_classes(["cat", "dog"], 3, names=["bird", "cat", "dog"])
+    {'cat': 1, 'dog': 2}
+
+    In this order: a JSON ``file`` of ``{name: index}``; whole numbers, if all folders are; the
+    lines of a text ``file`` (line number = index); the model's own class ``names``; the sorted
+    order, if there are as many folders as outputs. Upper and lower case are the same; a line
+    ``n02086240 Shih-Tzu, shih tzu`` answers to the whole, to its id, and to each name.
+    Raises :class:`FinepruningError` when a folder has no output, or two could be meant.
+    """
+    table = _read_classes(file) if file is not None else None
+    if isinstance(table, dict):
+        found = {name: table.get(name, -1) for name in folders}
+        missing = [name for name in folders if name not in table]
+        source = f"in {file}"
+    elif all(name.isdecimal() for name in folders):
+        found, missing, source = {name: int(name) for name in folders}, [], "a number"
+    else:
+        source = f"in {file}" if table is not None else "among the model's class names"
+        candidates = _index_names(table if table is not None else names or ())
+        hits = {name: candidates.get(_plain(name), set()) for name in folders}
+        missing = [name for name in folders if not hits[name]]
+        if table is None and len(missing) == len(folders):
+            if len(folders) == outputs:
+                return {name: i for i, name in enumerate(sorted(folders))}
+            raise FinepruningError(
+                f"class folders such as {folders[0]!r} match none of the {outputs} outputs;"
+                " give --classes FILE (text: one name a line, in the order of the outputs;"
+                " or JSON: {folder: index})"
+            )
+        for name, indices in hits.items():
+            if len(indices) > 1:
+                raise FinepruningError(
+                    f"class folder {name!r} fits outputs {sorted(indices)}; say which with"
+                    " --classes FILE.json: {folder: index}"
+                )
+        found = {name: next(iter(indices), -1) for name, indices in hits.items()}
+    if missing:
+        raise FinepruningError(
+            f"class folders not {source}: {', '.join(map(repr, missing[:5]))}"
+            f" ({len(missing)} of {len(folders)}); rename them or add them with --classes FILE"
+        )
+    for name, index in found.items():
+        if not 0 <= index < outputs:
+            raise FinepruningError(
+                f"class folder {name!r} means output {index}, but the network has {outputs}"
+                f" outputs (0 to {outputs - 1}); correct the folder's name or --classes"
+            )
+    return found
+
+
+def _read_classes(file: str | Path) -> list[str] | dict[str, int]:
+    try:
+        text = Path(file).read_text("utf-8-sig")
+        table = json.loads(text) if Path(file).suffix.lower() == ".json" else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise FinepruningError(f"--classes {file}: cannot be read: {error}") from None
+    if isinstance(table, dict) and all(type(i) is int for i in table.values()):
+        return table
+    if isinstance(table, list) and all(isinstance(name, str) for name in table):
+        return table
+    raise FinepruningError(
+        f"--classes {file}: JSON must be {{folder: index}} or a list of names in output order"
+    )
+
+
+def _index_names(names: Sequence[str]) -> dict[str, set[int]]:
+    """Every way to call an output -> the outputs so called; whole names go before parts."""
+    whole: dict[str, set[int]] = {}
+    parts: dict[str, set[int]] = {}
+    for i, name in enumerate(names):
+        whole.setdefault(_plain(name), set()).add(i)
+        first, _, rest = name.partition(" ")
+        label = name
+        if any(c.isdigit() for c in first) and rest:  # an id such as n02086240 before the name
+            whole.setdefault(_plain(first), set()).add(i)
+            label = rest
+        for part in (label, *label.split(",")):
+            parts.setdefault(_plain(part), set()).add(i)
+    return {**parts, **whole}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").split()).casefold()

@@ -1,0 +1,379 @@
+"""The adapter between PyTorch modules and matrices: the only room that knows both.
+
+A :class:`Layer` is one prunable weight seen as a stack of matrices ``(G, O, D)``: ``G`` groups, ``O``
+output channels and ``D`` inputs per group, so that at one output position ``y[g] = W[g] @ x[g] + b[g]``.
+:func:`find_layers` lists them, :func:`intercepted` routes every call of one through a handler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_CONVS: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.Conv1d: F.conv1d,
+    nn.Conv2d: F.conv2d,
+    nn.Conv3d: F.conv3d,
+}
+
+
+@dataclass
+class Layer:
+    """One prunable weight. Subclasses say how it is stored and how its inputs become columns."""
+
+    name: str
+    module: nn.Module
+    weight_name: str = "weight"
+    bias_name: str = "bias"
+    aliases: list[str] = field(default_factory=list)
+
+    groups = 1
+
+    @property
+    def weight(self) -> Tensor:
+        """The stored weight (or the slice of it that is this layer), in the module's own layout."""
+        return getattr(self.module, self.weight_name).data
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return self.weight.numel()
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The stored bias ``(G * O,)``, or None."""
+        bias = getattr(self.module, self.bias_name, None)
+        return None if bias is None else bias.data
+
+    def matrix(self) -> Tensor:
+        """The weight as ``(G, O, D)``."""
+        return self.weight.reshape(self.groups, -1, self.weight[0].numel())
+
+    def write(self, matrix: Tensor, bias: Tensor | None) -> None:
+        """Store ``matrix`` ``(G, O, D)`` and ``bias`` ``(G * O,)`` (None: leave the bias alone)."""
+        # A zero of negative sign would be lost in the artifact: adding zero makes it positive.
+        self.weight.copy_(matrix.reshape(self.weight.shape) + 0.0)
+        if bias is None:
+            return
+        if self.bias is None:
+            value = bias.to(self.weight.dtype).clone()
+            setattr(self.module, self.bias_name, nn.Parameter(value, requires_grad=False))
+        else:
+            self.bias.copy_(bias)
+
+    def run(self, x: Tensor) -> Tensor:
+        """The layer's own output for input ``x``."""
+        raise NotImplementedError
+
+    def positions(self, x: Tensor) -> tuple[int, int]:
+        """``(samples, output positions a sample)`` of a call with input ``x``."""
+        raise NotImplementedError
+
+    def columns(self, x: Tensor, sample: Tensor, position: Tensor) -> Tensor:
+        """The inputs ``(G, N, D)`` that output positions ``(sample[i], position[i])`` see."""
+        raise NotImplementedError
+
+    def rows(self, y: Tensor, sample: Tensor, position: Tensor) -> Tensor:
+        """The outputs ``(G, N, O)`` at the same positions."""
+        raise NotImplementedError
+
+
+class LinearLayer(Layer):
+    """``nn.Linear``: every leading index is a position."""
+
+    def run(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def positions(self, x: Tensor) -> tuple[int, int]:
+        if x.ndim < 2:
+            return 1, 1
+        return x.shape[0], x[0, ..., 0].numel() if x.ndim > 2 else 1
+
+    def columns(self, x: Tensor, sample: Tensor, position: Tensor) -> Tensor:
+        samples, positions = self.positions(x)
+        return x.reshape(samples, positions, x.shape[-1])[sample, position][None]
+
+    rows = columns
+
+
+class TransposedLinearLayer(LinearLayer):
+    """Hugging Face's ``Conv1D`` (GPT-2): a linear layer that stores its weight as ``(D, O)``."""
+
+    def matrix(self) -> Tensor:
+        return self.weight.T[None]
+
+    def write(self, matrix: Tensor, bias: Tensor | None) -> None:
+        super().write(matrix[0].T, bias)
+
+    def run(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.T, self.bias)
+
+
+class ProjectionLayer(LinearLayer):
+    """Rows ``part`` of three of the packed ``in_proj_weight`` of ``nn.MultiheadAttention``."""
+
+    part = 0
+
+    def _slice(self, value: Tensor) -> Tensor:
+        return value.chunk(3)[self.part]
+
+    @property
+    def weight(self) -> Tensor:
+        return self._slice(self.module.in_proj_weight.data)
+
+    @property
+    def bias(self) -> Tensor | None:
+        bias = self.module.in_proj_bias
+        return None if bias is None else self._slice(bias.data)
+
+    def write(self, matrix: Tensor, bias: Tensor | None) -> None:
+        if bias is not None and self.module.in_proj_bias is None:
+            value = self.module.in_proj_weight.new_zeros(self.module.in_proj_weight.shape[0])
+            self.module.in_proj_bias = nn.Parameter(value, requires_grad=False)
+        super().write(matrix, bias)
+
+
+class ConvLayer(Layer):
+    """``nn.Conv1d/2d/3d`` with any stride, dilation, groups, padding and padding mode."""
+
+    @property
+    def groups(self) -> int:  # type: ignore[override]
+        return self.module.groups
+
+    def _padded(self, x: Tensor) -> Tensor:
+        m = self.module
+        sides: list[int] = []
+        for i in reversed(range(len(m.kernel_size))):
+            if m.padding == "same":
+                total = m.dilation[i] * (m.kernel_size[i] - 1)
+                sides += [total // 2, total - total // 2]
+            elif m.padding == "valid":
+                sides += [0, 0]
+            else:
+                sides += [m.padding[i]] * 2
+        if not any(sides):
+            return x
+        return F.pad(x, sides, mode="constant" if m.padding_mode == "zeros" else m.padding_mode)
+
+    def run(self, x: Tensor) -> Tensor:
+        m = self.module
+        conv = next(f for kind, f in _CONVS.items() if isinstance(m, kind))
+        if m.padding_mode == "zeros":
+            return conv(x, self.weight, self.bias, m.stride, m.padding, m.dilation, m.groups)
+        return conv(self._padded(x), self.weight, self.bias, m.stride, 0, m.dilation, m.groups)
+
+    def _batched(self, x: Tensor) -> Tensor:
+        return x if x.ndim == len(self.module.kernel_size) + 2 else x[None]
+
+    def _out_shape(self, padded: Tensor) -> list[int]:
+        m = self.module
+        return [
+            (size - d * (k - 1) - 1) // s + 1
+            for size, k, s, d in zip(
+                padded.shape[2:], m.kernel_size, m.stride, m.dilation, strict=True
+            )
+        ]
+
+    def positions(self, x: Tensor) -> tuple[int, int]:
+        x = self._batched(x)
+        size = 1
+        for n in self._out_shape(self._padded(x[:1])):
+            size *= n
+        return x.shape[0], size
+
+    def columns(self, x: Tensor, sample: Tensor, position: Tensor) -> Tensor:
+        m = self.module
+        x = self._padded(self._batched(x)).contiguous()
+        out = self._out_shape(x)
+        strides = x.stride()
+        # A view (samples, *out, channels, *kernel) of every patch; indexing copies the wanted ones.
+        patches = x.as_strided(
+            (x.shape[0], *out, x.shape[1], *m.kernel_size),
+            (
+                strides[0],
+                *(a * b for a, b in zip(strides[2:], m.stride, strict=True)),
+                strides[1],
+                *(a * b for a, b in zip(strides[2:], m.dilation, strict=True)),
+            ),
+        )
+        taken = patches[(sample, *torch.unravel_index(position, out))]
+        return taken.reshape(len(sample), self.groups, -1).transpose(0, 1)
+
+    def rows(self, y: Tensor, sample: Tensor, position: Tensor) -> Tensor:
+        y = self._batched(y).flatten(2)
+        return y[sample, :, position].reshape(len(sample), self.groups, -1).transpose(0, 1)
+
+
+Handler = Callable[[Layer, Tensor], Tensor]
+
+
+def _attention(m: nn.MultiheadAttention, parts: list[Layer], handle: Handler) -> Callable[..., Any]:
+    """``nn.MultiheadAttention.forward`` in separate projections, so that each can be intercepted."""
+
+    def forward(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        batched = query.ndim == 3
+        q, k, v = (
+            handle(part, x if not batched or m.batch_first else x.transpose(0, 1))
+            for part, x in zip(parts[:3], (query, key, value), strict=True)
+        )
+        if not batched:
+            q, k, v = q[None], k[None], v[None]
+        n, target, width = q.shape
+        source, heads = k.shape[1], m.num_heads
+        q, k, v = (t.view(n, -1, heads, width // heads).transpose(1, 2) for t in (q, k, v))
+        bias = q.new_zeros(n, heads, target, source)
+        for mask, shape in (
+            (attn_mask, None),
+            (key_padding_mask, (n, 1, 1, source)),
+        ):
+            if mask is None:
+                continue
+            if shape is None:
+                shape = (-1, heads, target, source) if mask.ndim == 3 else (1, 1, target, source)
+            mask = mask.view(shape)
+            floor = torch.zeros_like(bias[:1, :1, :1, :1]) - torch.inf
+            bias = torch.where(mask, floor, bias) if mask.dtype == torch.bool else bias + mask
+        attention = (q @ k.transpose(-2, -1) * (width // heads) ** -0.5 + bias).softmax(-1)
+        joined = (attention @ v).transpose(1, 2).reshape(n, target, width)
+        out = handle(parts[3], joined if batched else joined[0])
+        if batched and not m.batch_first:
+            out = out.transpose(0, 1)
+        if not need_weights:
+            return out, None
+        weights = attention.mean(1) if average_attn_weights else attention
+        return out, weights if batched else weights[0]
+
+    return forward
+
+
+def _kind(module: nn.Module) -> type[Layer] | None:
+    if isinstance(module, nn.Linear):
+        return LinearLayer
+    if isinstance(module, tuple(_CONVS)):
+        return ConvLayer
+    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
+        return TransposedLinearLayer
+    return None
+
+
+@dataclass
+class Found:
+    """What :func:`find_layers` saw: the prunable layers, and what is left alone with the reason."""
+
+    layers: list[Layer]
+    skipped: dict[str, str]
+    attention: list[tuple[nn.MultiheadAttention, list[Layer]]]
+    aliases: dict[nn.Module, Layer]
+    weights_skipped: int = 0
+
+
+def find_layers(model: nn.Module) -> Found:
+    """List the prunable layers of ``model`` in registration order; tied weights are one layer."""
+    layers: list[Layer] = []
+    skipped: dict[str, str] = {}
+    attention = []
+    aliases: dict[nn.Module, Layer] = {}
+    unprunable = 0
+    owners: dict[int, Layer] = {}
+    inside: set[nn.Module] = set()
+    elsewhere = {
+        id(p): name
+        for name, m in model.named_modules()
+        if _kind(m) is None and not isinstance(m, nn.MultiheadAttention)
+        for p in m.parameters(recurse=False)
+    }
+
+    def leave(name: str, weight: Tensor, reason: str) -> None:
+        nonlocal unprunable
+        skipped[name] = reason
+        unprunable += weight.numel()
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            inside.add(module.out_proj)
+            if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
+                for p in (n for n, _ in module.named_parameters() if n.endswith("weight")):
+                    leave(
+                        f"{name}.{p}",
+                        module.get_parameter(p),
+                        "attention with kdim/vdim, bias_k or add_zero_attn is left dense",
+                    )
+                continue
+            parts: list[Layer] = []
+            for i, part in enumerate("qkv"):
+                layer = ProjectionLayer(f"{name}.{part}", module, "in_proj_weight", "in_proj_bias")
+                layer.part = i
+                parts.append(layer)
+            parts.append(LinearLayer(f"{name}.out_proj", module.out_proj))
+            attention.append((module, parts))
+            layers += parts
+            continue
+        if isinstance(module, nn.modules.conv._ConvTransposeNd):
+            leave(name, module.weight, "transposed convolution is left dense")
+            continue
+        kind = _kind(module)
+        if kind is None or module in inside:
+            continue
+        if isinstance(module, nn.LazyLinear) or not isinstance(module.weight, Tensor):
+            skipped[name] = "its weight is not initialised"
+            continue
+        if nn.utils.parametrize.is_parametrized(module) or "weight" not in module._parameters:
+            leave(name, module.weight, "its weight is computed (parametrized), not stored")
+        elif id(module.weight) in elsewhere:
+            other = elsewhere[id(module.weight)]
+            leave(name, module.weight, f"its weight is shared with {other!r}, of another kind")
+        elif id(module.weight) in owners:
+            owner = owners[id(module.weight)]
+            owner.aliases.append(name)
+            aliases[module] = owner
+            if module._parameters.get("bias") is not owner.module._parameters.get("bias"):
+                layers.remove(owner)
+                leave(owner.name, owner.weight, f"its weight is shared with {name!r}, its bias not")
+        else:
+            layer = kind(name, module)
+            owners[id(module.weight)] = layer
+            layers.append(layer)
+    return Found(layers, skipped, attention, aliases, unprunable)
+
+
+@contextmanager
+def intercepted(found: Found, handle: Handler) -> Iterator[None]:
+    """While this lasts, each call of a layer in ``found`` returns ``handle(layer, x)``."""
+    replaced: list[nn.Module] = []
+
+    def replace(module: nn.Module, forward: Callable[..., Any]) -> None:
+        module.forward = forward  # an instance attribute shadows the class's method
+        replaced.append(module)
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the fused path calls no submodule
+    try:
+        projections = {id(p) for _, parts in found.attention for p in parts}
+        for layer in found.layers:
+            if id(layer) not in projections:
+                replace(layer.module, lambda x, _layer=layer: handle(_layer, x))
+        for module, layer in found.aliases.items():
+            if layer in found.layers:
+                replace(module, lambda x, _layer=layer: handle(_layer, x))
+        for attention, parts in found.attention:
+            replace(attention, _attention(attention, parts, handle))
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module in replaced:
+            del module.forward

@@ -1,0 +1,280 @@
+"""Observe: what the dense network does on the person's data, in one forward pass.
+
+A trace of one sample says which layers run, how often and how large. The pass itself keeps, of each
+layer, the outputs at sampled positions (what the pruned network will be fitted to), the second moments
+of its inputs there, and the logits. Nothing grows with the samples but the logits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ._batches import Batch
+from ._core import Moments
+from ._errors import FinepruningError
+from ._layers import Found, Layer, intercepted
+
+
+@dataclass
+class Trace:
+    """What one sample's forward pass shows of the network."""
+
+    calls: Counter[str] = field(default_factory=Counter)
+    positions: Counter[str] = field(default_factory=Counter)
+    largest: int = 0
+    head: Layer | None = None
+    outputs: int = 0
+    readout_refused: str = ""
+
+    def macs(self, layers: Iterable[Layer]) -> int:
+        """Multiply-accumulates of all layers for the traced sample."""
+        return sum(layer.size * self.positions[layer.name] for layer in layers)
+
+
+@dataclass
+class Kept:
+    """The dense network's outputs ``y`` ``(G, N, O)`` of one batch at sampled positions."""
+
+    sample: Tensor
+    position: Tensor
+    y: Tensor
+
+
+@dataclass
+class Observation:
+    """What is known of the dense network on the person's data."""
+
+    trace: Trace
+    calibration: list[Batch] = field(default_factory=list)
+    samples: int = 0
+    outputs: dict[str, dict[int, Kept]] = field(default_factory=dict)
+    inputs: dict[str, Moments2] = field(default_factory=dict)
+    repeated: dict[str, Moments] = field(default_factory=dict)
+    logits: Tensor | None = None
+    forward_seconds: float = 0.0
+
+    @property
+    def calibration_samples(self) -> int:
+        """How many samples the layers are fitted to."""
+        return sum(batch.size for batch in self.calibration)
+
+
+@dataclass
+class Moments2:
+    """Streaming mean and second moment of a layer's inputs ``(G, D)``, and of its outputs ``(G, O)``."""
+
+    count: int = 0
+    x: Any = 0
+    xx: Any = 0
+    y: Any = 0
+    yy: Any = 0
+
+    def add(self, X: Tensor, Y: Tensor) -> None:
+        """Add inputs ``(G, N, D)`` and outputs ``(G, N, O)``."""
+        self.count += X.shape[1]
+        self.x, self.xx = self.x + X.sum(1), self.xx + (X * X).sum(1)
+        self.y, self.yy = self.y + Y.sum(1), self.yy + (Y * Y).sum(1)
+
+    def variances(self) -> tuple[Tensor, Tensor]:
+        """Variances of inputs ``(G, D)`` and outputs ``(G, O)``."""
+        n = self.count
+        return (
+            (self.xx / n - (self.x / n) ** 2).clip(0),
+            (self.yy / n - (self.y / n) ** 2).clip(0),
+        )
+
+
+def logits_of(output: Any) -> Any:
+    """The tensor in a model's output that holds the logits: itself, ``.logits`` or the first entry."""
+    if isinstance(output, Mapping):
+        output = output.get("logits", next(iter(output.values()), None))
+    elif hasattr(output, "logits"):
+        output = output.logits
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    return output
+
+
+def trace(model: nn.Module, found: Found, batch: Batch) -> Trace:
+    """Run one sample and note every layer's calls, positions and activation bytes."""
+    seen = Trace()
+    last: list[tuple[Layer, Tensor]] = []
+
+    def handle(layer: Layer, x: Tensor) -> Tensor:
+        y = layer.run(x)
+        samples, positions = layer.positions(x)
+        seen.calls[layer.name] += 1
+        seen.positions[layer.name] += samples * positions
+        seen.largest = max(seen.largest, x.nbytes + y.nbytes)
+        last[:] = [(layer, y)]
+        return y
+
+    with torch.inference_mode(), intercepted(found, handle):
+        output = logits_of(_call(model, batch.first()))
+    if not isinstance(output, Tensor):
+        seen.readout_refused = "the model's output holds no tensor of logits"
+    elif output.ndim != 2:
+        seen.readout_refused = f"the output has {output.ndim} dimensions, not (samples, classes)"
+    elif output.shape[1] < 2:
+        seen.readout_refused = "there is a single output"
+    elif not last or not _same(last[-1][1], output) or seen.calls[last[-1][0].name] > 1:
+        seen.readout_refused = "the last layer's output is not the model's output"
+    else:
+        seen.head, seen.outputs = last[-1][0], output.shape[1]
+    return seen
+
+
+def _same(y: Tensor, output: Tensor) -> bool:
+    return y.shape == output.shape and bool(torch.equal(y, output))
+
+
+def _call(model: nn.Module, batch: Batch) -> Any:
+    try:
+        return batch.call(model)
+    except FinepruningError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        shapes = (
+            tuple(batch.inputs.shape)
+            if isinstance(batch.inputs, Tensor)
+            else {k: tuple(v.shape) for k, v in batch.inputs.items() if isinstance(v, Tensor)}
+        )
+        cause = " ".join(str(error).split())[:200]
+        raise FinepruningError(
+            f"batches: the model fails on inputs of shape {shapes} ({cause});"
+            " give inputs as the model expects them"
+        ) from error
+
+
+def observe(
+    model: nn.Module,
+    found: Found,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    positions: int,
+    memory: float,
+    seed: int,
+    batch_count: int | None,
+    step: Callable[[], None],
+) -> Observation:
+    """Run the dense network once over all ``batches`` and keep what the later rooms need.
+
+    The first batches whose activations fit in ``memory`` bytes (a seeded choice of all, where
+    ``batch_count`` is known) become the calibration set; the rest only adds to the logits.
+    """
+    stream = iter(batches)
+    first = next((b for b in stream if b.size), None)
+    if first is None:
+        raise FinepruningError("batches: there is no data; give at least two samples")
+    seen = Observation(trace(model, found, first.to(device)))
+    room = max(2, int(memory / max(1.0, 1.5 * seen.trace.largest)))
+    chosen = _choose(first.size, room, batch_count, seed)
+    generator = torch.Generator().manual_seed(seed)
+    logits: list[Tensor] = []
+    repeated = {name for name, calls in seen.trace.calls.items() if calls > 1}
+    expected = room if batch_count is None else min(room, first.size * batch_count)
+    overhead = 0.0
+    current = -1  # number of the calibration batch that runs; -1: only its logits count
+
+    def handle(layer: Layer, x: Tensor) -> Tensor:
+        nonlocal overhead
+        y = layer.run(x)
+        if current < 0:
+            return y
+        _synchronize(device)
+        started = time.perf_counter()
+        if not bool(y.isfinite().all()):
+            raise FinepruningError(
+                f"layer {layer.name!r}: its outputs hold NaN or infinite values;"
+                " check the model's weights, dtype and input scaling"
+            )
+        _keep(seen, layer, x, y, current, positions / expected, generator, layer.name in repeated)
+        _synchronize(device)
+        overhead += time.perf_counter() - started
+        return y
+
+    started = time.perf_counter()
+    with torch.inference_mode(), intercepted(found, handle):
+        for number, batch in enumerate(chain([first], stream)):
+            if not batch.size:
+                continue
+            seen.samples += batch.size
+            taken = number in chosen if chosen else seen.calibration_samples + batch.size <= room
+            if taken or not seen.calibration:
+                current = len(seen.calibration)
+                seen.calibration.append(batch)
+            output = logits_of(_call(model, batch.to(device)))
+            current = -1
+            if seen.trace.head is not None:
+                logits.append(output.float().cpu())
+            step()
+    _synchronize(device)
+    seen.forward_seconds = time.perf_counter() - started - overhead
+    if seen.samples < 2:
+        raise FinepruningError("batches: one sample says nothing of what varies; give at least two")
+    seen.logits = torch.cat(logits) if logits else None
+    return seen
+
+
+def _choose(size: int, room: int, batch_count: int | None, seed: int) -> set[int]:
+    """Numbers of the calibration batches; empty: take the first that fit."""
+    if batch_count is None or size * batch_count <= room:
+        return set()
+    order = torch.randperm(batch_count, generator=torch.Generator().manual_seed(seed))
+    return set(order[: max(1, room // size)].tolist())
+
+
+def _keep(
+    seen: Observation,
+    layer: Layer,
+    x: Tensor,
+    y: Tensor,
+    batch: int,
+    per_sample: float,
+    generator: torch.Generator,
+    repeated: bool,
+) -> None:
+    samples, positions = layer.positions(x)
+    count = min(positions, math.ceil(per_sample * seen.calibration[batch].size / max(1, samples)))
+    if count == positions:
+        position = torch.arange(positions).expand(samples, positions)
+    else:
+        position = torch.rand(samples, positions, generator=generator).argsort(1)[:, :count]
+    sample = torch.arange(samples).repeat_interleave(count).to(x.device)
+    position = position.reshape(-1).to(x.device)
+    X = precise(layer.columns(x, sample, position))
+    Y = precise(layer.rows(y, sample, position))
+    seen.inputs.setdefault(layer.name, Moments2()).add(X, Y)
+    if repeated:
+        seen.repeated.setdefault(layer.name, Moments()).add(X, Y)
+        seen.outputs.setdefault(layer.name, {})
+    else:
+        seen.outputs.setdefault(layer.name, {})[batch] = Kept(sample, position, Y.clone())
+
+
+def precise(value: Tensor) -> Tensor:
+    """``value`` in float32, or float64 where it is already: statistics are never kept in half."""
+    return value if value.dtype == torch.float64 else value.float()
+
+
+def as_array(value: Tensor) -> np.ndarray:
+    """A tensor as a NumPy array on the CPU."""
+    return value.detach().cpu().numpy()
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,310 @@
+"""The one verb: observe, plan, prune, repair, read out, account."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from . import _artifact
+from ._account import LayerReport, PeakMemory, Report
+from ._batches import BATCH_SIZE, read_batches
+from ._config import Config
+from ._errors import FinepruningError
+from ._layers import Found, Layer, find_layers
+from ._observe import Observation, as_array, observe, precise
+from ._paper import STEPS, prune_by_activity
+from ._plan import budget, global_threshold, relative_saliency, spread
+from ._prune import Pruned, prune
+from ._readout import Readout, read_out
+from ._version import __version__
+
+
+@dataclass(frozen=True)
+class Result:
+    """A personalised network, and what was done to get it."""
+
+    model: nn.Module
+    """The new module, in evaluation mode: same inputs and outputs as the one given."""
+    report: Report
+    base: str
+    """Fingerprint of the module that was given (SHA-256)."""
+    pruned: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the artifact, a folder of its own, at ``path``: all or nothing, nothing overwritten."""
+        report = self.report.to_dict()
+        _artifact.save(path, self.model, [*self.pruned], [*self.changed], self.base, report)
+
+
+def personalize(
+    model: nn.Module,
+    batches: Any,
+    *,
+    sparsity: float = 0.7,
+    effort: str = "best",
+    readout: bool = True,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    config: Config | None = None,
+) -> Result:
+    """Make ``model`` sparse and more accurate for one person, from unlabelled data, forward only.
+
+    >>> import torch
+    >>> net = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 4))
+    >>> result = personalize(net, torch.randn(64, 8), sparsity=0.5)
+    >>> round(result.report.sparsity, 2)
+    0.5
+
+    ``batches`` is a tensor ``(N, ...)`` or any iterable, also a one-shot one, of tensors, of tuples
+    ``(inputs, labels)`` (labels are ignored) or of dicts of keyword inputs. It is read once. ``model``
+    may be on any device and in any floating dtype; it is left untouched. ``device`` is where to work
+    (default: where the model is). ``progress`` shows bars on a terminal. ``config`` replaces
+    ``sparsity``, ``effort``, ``readout`` and ``seed`` and sets the rest.
+
+    The same inputs and seed give the same bits. Raises :class:`FinepruningError` for data or models that
+    cannot be used.
+    """
+    config = config or Config(sparsity=sparsity, effort=effort, readout=readout, seed=seed)
+    started = time.perf_counter()
+    _check_weights(model)
+    base = _artifact.fingerprint(model)
+    where = torch.device(device) if device is not None else _device_of(model)
+    memory = PeakMemory(where)
+    try:
+        personal = copy.deepcopy(model).eval().to(where)
+    except RuntimeError as error:
+        raise FinepruningError(f"model: cannot be copied ({error}); give a plain module") from error
+    personal.requires_grad_(False)
+    found = find_layers(personal)
+    if not found.layers:
+        raise FinepruningError(
+            f"model: a {type(model).__name__} without prunable layers (Linear, Conv1d/2d/3d, attention)"
+        )
+    bars = _Bars(progress)
+
+    count = _length(batches)
+    with bars("observe", count) as step:
+        seen = observe(
+            personal,
+            found,
+            read_batches(batches),
+            device=where,
+            positions=config.positions if config.effort == "best" else config.positions // 4,
+            memory=config.memory,
+            seed=config.seed,
+            batch_count=count,
+            step=step,
+        )
+    observed = time.perf_counter()
+
+    _leave_uncalled(found, seen)
+    answer, refused = _read(seen, config)
+    silent = _silent_rows(seen, answer)
+    total = sum(layer.size for layer in found.layers) + found.weights_skipped
+    keep_total = budget(total, config.sparsity) - found.weights_skipped
+    if keep_total < len(found.layers):
+        raise FinepruningError(
+            f"sparsity={config.sparsity}: {found.weights_skipped / total:.0%} of the weights are in"
+            f" layers left alone ({next(iter(found.skipped))}, ...); give a lower sparsity"
+        )
+
+    done: dict[str, Pruned] = {}
+    solving = 0.0
+    if config.effort == "paper":
+        with bars("prune", STEPS * len(seen.calibration)) as step:
+            prune_by_activity(
+                personal, found, seen.calibration, found.layers, keep_total, where,
+                config.positions, step,
+            )  # fmt: skip
+    else:
+        keep = _plan(found.layers, seen, silent, keep_total, config)
+        with bars("prune", len(keep)) as step:
+            done, solving = prune(personal, found, seen, keep, silent, config, where, step)
+    pruned_at = time.perf_counter()
+
+    if answer is not None and seen.trace.head is not None:
+        head = seen.trace.head
+        bias = head.bias if head.bias is not None else torch.zeros(seen.trace.outputs, device=where)
+        head.write(head.matrix().clone(), bias + torch.from_numpy(answer.shift).to(bias))
+
+    for parameter in personal.parameters():
+        if not bool(parameter.isfinite().all()):
+            raise FinepruningError("model: the fit gave NaN or infinite weights; please report this")
+    seconds = {
+        "observe": observed - started,
+        "dense_forward": seen.forward_seconds,
+        "prune": pruned_at - observed,
+        "solve": solving,
+        "total": time.perf_counter() - started,
+    }
+    report = _report(found, seen, done, answer, refused, config, seconds, total, memory)
+    pruned, changed = _parameter_names(personal, model, found.layers)
+    return Result(personal, report, base, pruned, changed)
+
+
+def _check_weights(model: nn.Module) -> None:
+    for name, value in model.state_dict().items():
+        if isinstance(value, nn.UninitializedParameter):
+            raise FinepruningError(f"model: {name!r} is not initialised; run the model once first")
+        if isinstance(value, Tensor) and value.is_floating_point():
+            if not bool(value.isfinite().all()):
+                raise FinepruningError(
+                    f"model: {name!r} holds NaN or infinite values; load a sound checkpoint"
+                )
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _length(batches: Any) -> int | None:
+    if isinstance(batches, Tensor) or hasattr(batches, "__array__"):
+        return -(-len(batches) // BATCH_SIZE) if getattr(batches, "ndim", 0) else None
+    try:
+        return len(batches)
+    except TypeError:
+        return None
+
+
+def _leave_uncalled(found: Found, seen: Observation) -> None:
+    for layer in [la for la in found.layers if not seen.outputs.get(la.name, {}) and la.name not in seen.repeated]:
+        found.layers.remove(layer)
+        found.skipped[layer.name] = "never called on this data"
+        found.weights_skipped += layer.size
+
+
+def _read(seen: Observation, config: Config) -> tuple[Readout | None, str]:
+    if not config.readout:
+        return None, "readout=False"
+    if config.effort == "paper":
+        return None, "the published rule has none"
+    if seen.trace.head is None or seen.logits is None:
+        return None, seen.trace.readout_refused
+    return read_out(as_array(seen.logits.double())), ""
+
+
+def _silent_rows(seen: Observation, answer: Readout | None) -> dict[str, Tensor]:
+    if answer is None or seen.trace.head is None or not answer.silent.any():
+        return {}
+    head = seen.trace.head
+    return {head.name: torch.from_numpy(answer.silent).to(head.weight.device)}
+
+
+def _plan(
+    layers: Iterable[Layer],
+    seen: Observation,
+    silent: dict[str, Tensor],
+    keep: int,
+    config: Config,
+) -> dict[str, int]:
+    scores = {}
+    for layer in layers:
+        inputs, outputs = seen.inputs[layer.name].variances()
+        score = relative_saliency(precise(layer.matrix()), inputs, outputs)
+        if layer.name in silent:
+            score = score[:, ~silent[layer.name]]
+        scores[layer.name] = as_array(score)
+    sizes = {name: score.size for name, score in scores.items()}
+    return spread(sizes, global_threshold(scores, keep), keep, config.planned)
+
+
+def _parameter_names(
+    personal: nn.Module, model: nn.Module, layers: Iterable[Layer]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the pruned weights, and of all other parameters that differ from the given model's."""
+    weights = {layer.weight.untyped_storage().data_ptr() for layer in layers}
+    given = dict(model.named_parameters())
+    pruned, changed = [], []
+    for name, value in personal.named_parameters():
+        if value.untyped_storage().data_ptr() in weights:
+            pruned.append(name)
+        elif name not in given or not torch.equal(value, given[name].detach().to(value.device)):
+            changed.append(name)
+    return tuple(pruned), tuple(changed)
+
+
+def _report(
+    found: Found,
+    seen: Observation,
+    done: dict[str, Pruned],
+    answer: Readout | None,
+    refused: str,
+    config: Config,
+    seconds: dict[str, float],
+    total: int,
+    memory: PeakMemory,
+) -> Report:
+    layers = tuple(
+        LayerReport(
+            layer.name,
+            type(layer.module).__name__,
+            tuple(layer.weight.shape),
+            layer.size,
+            int((layer.weight == 0).sum()),
+            done[layer.name].error if layer.name in done else None,
+        )
+        for layer in found.layers
+    )
+    positions = seen.trace.positions
+    dense = seen.trace.macs(found.layers)
+    personal = sum((la.weights - la.zeros) * positions[la.name] for la in layers)
+    passes = 1 + (STEPS if config.effort == "paper" else 1) * (
+        seen.calibration_samples / seen.samples
+    )
+    solves = sum(d.macs for d in done.values())
+    readout: dict[str, Any] = {"applied": answer is not None, "reason": refused}
+    if answer is not None:
+        readout |= {
+            "outputs": len(answer.shift),
+            "classes": answer.classes,
+            "trust": answer.trust,
+            "temperature": answer.temperature,
+            "silent": int(answer.silent.sum()),
+        }
+    return Report(
+        version=__version__,
+        config=asdict(config),
+        samples=seen.samples,
+        calibration_samples=seen.calibration_samples,
+        weights=total,
+        zeros=sum(layer.zeros for layer in layers),
+        layers=layers,
+        left_alone=dict(found.skipped),
+        readout=readout,
+        seconds=seconds,
+        peak_memory=memory.above_start(),
+        macs={"dense": dense, "personal": personal},
+        forward_passes=passes + solves / max(1, dense * seen.samples),
+    )
+
+
+class _Bars:
+    """Progress bars on stderr: only on a terminal, only for what takes longer than a second."""
+
+    def __init__(self, wanted: bool) -> None:
+        self._disable = None if wanted else True
+
+    def __call__(self, name: str, total: int | None) -> _Bar:
+        return _Bar(tqdm(desc=name, total=total, delay=1, disable=self._disable, leave=False))
+
+
+class _Bar:
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def __enter__(self) -> Any:
+        return lambda: self._bar.update()
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()

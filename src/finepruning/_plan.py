@@ -1,0 +1,70 @@
+"""Plan: one budget of weights, spread over the layers by what was measured. Plain matrices only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from ._core import Matrix, saliency, top
+
+
+def relative_saliency(W: Matrix, input_variance: Matrix, output_variance: Matrix) -> Matrix:
+    """Share of the layer's output variance that each weight carries, ``(G, O, D)``.
+
+    Relative, so that layers of different scale can be compared.
+    """
+    total = float(output_variance.sum())
+    return saliency(W, input_variance) / (total if total > 0 else 1.0)
+
+
+def global_threshold(scores: Mapping[str, np.ndarray], keep: int) -> dict[str, int]:
+    """Weights each layer keeps when the ``keep`` largest scores of the whole network stay."""
+    mask = top(np.concatenate([s.reshape(-1) for s in scores.values()]), keep)
+    counts, start = {}, 0
+    for name, s in scores.items():
+        counts[name] = int(mask[start : start + s.size].sum())
+        start += s.size
+    return counts
+
+
+def spread(
+    sizes: Mapping[str, int], measured: Mapping[str, int], keep: int, planned: float
+) -> dict[str, int]:
+    """Weights each layer keeps: between the same share everywhere and the ``measured`` shares.
+
+    A layer's share is proportional to ``measured_share ** planned``, at most 1, scaled so that the
+    counts sum to ``keep`` exactly. No layer is emptied.
+
+    >>> spread({"a": 10, "b": 10}, {"a": 8, "b": 2}, 10, planned=0.5)
+    {'a': 7, 'b': 3}
+    """
+    names = list(sizes)
+    size = np.array([sizes[n] for n in names], dtype=np.float64)
+    share = np.array([max(measured[n], 1) / max(sizes[n], 1) for n in names]) ** planned
+    low, high = 0.0, 1.0
+    while (np.minimum(1, share * high) * size).sum() < min(keep, size.sum()) and high < 1e30:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        if (np.minimum(1, share * middle) * size).sum() < keep:
+            low = middle
+        else:
+            high = middle
+    exact = np.minimum(1, share * high) * size
+    counts = np.clip(np.floor(exact), np.minimum(1, size), size)
+    # Hand out what rounding left, largest remainder first, and take back what the floors added.
+    for i in np.argsort(counts - exact, kind="stable"):
+        if counts.sum() < keep and counts[i] < size[i]:
+            counts[i] += 1
+    for i in np.argsort(-counts, kind="stable"):
+        excess = counts.sum() - keep
+        if excess > 0:
+            counts[i] -= min(excess, counts[i] - min(1, size[i]))
+    return {n: int(c) for n, c in zip(names, counts, strict=True)}
+
+
+def budget(total: int, sparsity: float) -> int:
+    """Weights to keep so that at least ``sparsity`` of ``total`` are zero."""
+    return math.floor(total * (1 - sparsity) + 1e-9)
