@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
 import sys
 from collections.abc import Mapping
@@ -135,6 +136,20 @@ class PeakMemory:
             return max(0, _status("VmHWM") - self._start)
         except OSError:
             return max(0, _lifetime_peak() - self._start)
+
+
+def release_free_memory() -> None:
+    """Give freed memory back to the system, where the C library is one that holds on to it (glibc).
+
+    Each batch of the lock-step pass runs in a thread of its own, and glibc keeps what each one frees:
+    on ResNet-50 that nearly doubled the peak.
+    """
+    trim = getattr(_C, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+_C = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def _status(field: str) -> int:

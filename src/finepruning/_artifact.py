@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -103,6 +102,10 @@ def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise FinepruningError(
             f"{file}: not of format {FORMAT}; load it with the version that wrote it"
         )
+    kinds = {"base": str, "pruned": list, "changed": list, "report": dict}
+    for key, kind in kinds.items():
+        if not isinstance(about.get(key), kind):
+            raise FinepruningError(f"{file}: damaged artifact (no {key!r}); personalise anew")
     return about
 
 
@@ -127,21 +130,44 @@ def load(path: str | os.PathLike[str], base: nn.Module) -> nn.Module:
         )
     try:
         tensors = load_file(Path(path, TENSORS))
-        model = copy.deepcopy(base).eval()
-        for name in about["pruned"]:
-            weight = model.get_parameter(name)
-            size = math.prod(weight.shape)
-            bits = np.unpackbits(tensors[f"{name}.mask"].numpy(), count=size).astype(bool)
-            flat = torch.zeros(size, dtype=weight.dtype)
-            flat[torch.from_numpy(bits)] = tensors[f"{name}.values"]
-            weight.data.copy_(flat.reshape(weight.shape))
-        for name in about["changed"]:
-            owner, _, key = name.rpartition(".")
-            module = model.get_submodule(owner)
-            device = next(model.parameters()).device
-            setattr(module, key, nn.Parameter(tensors[name].to(device), requires_grad=False))
-    except (OSError, SafetensorError, KeyError, RuntimeError, ValueError, AttributeError) as error:
+        with torch.inference_mode(False), torch.no_grad():
+            model = copy.deepcopy(base).eval()
+            for name in about["pruned"]:
+                weight = model.get_parameter(name)
+                weight.copy_(_unpack(name, weight, tensors))
+            for name in about["changed"]:
+                _set(model, name, tensors[name])
+    except (
+        OSError, SafetensorError, KeyError, RuntimeError, TypeError, ValueError, AttributeError
+    ) as error:  # fmt: skip
         raise FinepruningError(
             f"{Path(path)}: damaged artifact ({' '.join(str(error).split())}); personalise anew"
         ) from error
     return model
+
+
+def _unpack(name: str, weight: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+    packed, values = tensors[f"{name}.mask"], tensors[f"{name}.values"]
+    size = weight.numel()
+    if packed.shape != (-(-size // 8),):
+        raise ValueError(f"the mask of {name!r} is for another size")
+    bits = torch.from_numpy(np.unpackbits(packed.numpy(), count=size).astype(bool))
+    if values.shape != (int(bits.sum()),) or values.dtype != weight.dtype:
+        raise ValueError(f"the values of {name!r} do not fit its mask")
+    flat = torch.zeros(size, dtype=weight.dtype)
+    flat[bits] = values
+    return flat.reshape(weight.shape)
+
+
+def _set(model: nn.Module, name: str, value: Tensor) -> None:
+    """Store a changed parameter: in place where there is one, which others may share."""
+    owner, _, key = name.rpartition(".")
+    module = model.get_submodule(owner)
+    given = module._parameters[key]
+    if given is None:
+        device = next(model.parameters()).device
+        setattr(module, key, nn.Parameter(value.to(device), requires_grad=False))
+    elif given.shape != value.shape or given.dtype != value.dtype:
+        raise ValueError(f"{name!r} has another shape or type")
+    else:
+        given.copy_(value)

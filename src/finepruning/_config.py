@@ -32,8 +32,6 @@ class Config:
     """Output positions sampled a layer for ``best``, over all samples together."""
     ridge: float = 0.3
     """How strongly refitted weights hold on to the generic ones."""
-    stages: int = 3
-    """In how many stages the weights of a layer go."""
     planned: float = 0.3
     """0: every layer the same sparsity; 1: all by measured energy; between: a geometric mean."""
     memory: float = 1.5e9
@@ -46,7 +44,7 @@ class Config:
             )
         if self.effort not in EFFORTS:
             raise FinepruningError(f"effort={self.effort!r}: choose one of {', '.join(EFFORTS)}")
-        for name in ("positions", "stages", "memory"):
+        for name in ("positions", "memory"):
             if not getattr(self, name) > 0:
                 raise FinepruningError(f"{name}={getattr(self, name)!r}: must be above 0")
         if not (self.ridge > 0 and math.isfinite(self.ridge)):

@@ -87,8 +87,9 @@ def flow(
             runner.stop_at(layer, x)
         return layer.run(x)
 
-    runners = [_Runner(forward) for forward in forwards]
+    runners: list[_Runner] = []
     try:
+        runners.extend(_Runner(forward) for forward in forwards)
         with intercepted(found, handle):
             for runner in runners:
                 runner.advance()

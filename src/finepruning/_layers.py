@@ -7,6 +7,8 @@ output channels and ``D`` inputs per group, so that at one output position ``y[g
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +34,8 @@ class Layer:
     weight_name: str = "weight"
     bias_name: str = "bias"
     aliases: list[str] = field(default_factory=list)
+    tied: list[nn.Module] = field(default_factory=list)
+    """Other modules, named in ``aliases``, that hold the same weight."""
 
     groups = 1
 
@@ -58,12 +62,13 @@ class Layer:
     def write(self, matrix: Tensor, bias: Tensor | None) -> None:
         """Store ``matrix`` ``(G, O, D)`` and ``bias`` ``(G * O,)`` (None: leave the bias alone)."""
         # A zero of negative sign would be lost in the artifact: adding zero makes it positive.
-        self.weight.copy_(matrix.reshape(self.weight.shape) + 0.0)
+        self.weight.copy_(matrix.reshape(self.weight.shape).to(self.weight.dtype) + 0.0)
         if bias is None:
             return
         if self.bias is None:
-            value = bias.to(self.weight.dtype).clone()
-            setattr(self.module, self.bias_name, nn.Parameter(value, requires_grad=False))
+            for module in (self.module, *self.tied):
+                value = bias.to(self.weight.dtype).clone()
+                setattr(module, self.bias_name, nn.Parameter(value, requires_grad=False))
         else:
             self.bias.copy_(bias)
 
@@ -93,7 +98,7 @@ class LinearLayer(Layer):
     def positions(self, x: Tensor) -> tuple[int, int]:
         if x.ndim < 2:
             return 1, 1
-        return x.shape[0], x[0, ..., 0].numel() if x.ndim > 2 else 1
+        return x.shape[0], math.prod(x.shape[1:-1])
 
     def columns(self, x: Tensor, sample: Tensor, position: Tensor) -> Tensor:
         samples, positions = self.positions(x)
@@ -202,7 +207,11 @@ class ConvLayer(Layer):
                 *(a * b for a, b in zip(strides[2:], m.dilation, strict=True)),
             ),
         )
-        taken = patches[(sample, *torch.unravel_index(position, out))]
+        index: list[Tensor] = []
+        for n in reversed(out):  # torch.unravel_index would do, but takes 0.6 s to import sympy
+            index.insert(0, position % n)
+            position = position // n
+        taken = patches[(sample, *index)]
         return taken.reshape(len(sample), self.groups, -1).transpose(0, 1)
 
     def rows(self, y: Tensor, sample: Tensor, position: Tensor) -> Tensor:
@@ -271,6 +280,39 @@ def _kind(module: nn.Module) -> type[Layer] | None:
     return None
 
 
+def _has_own_forward(module: nn.Module) -> bool:
+    """Whether it computes something else than the class of PyTorch that it derives from."""
+    for base in (nn.Linear, *_CONVS, nn.MultiheadAttention):
+        if isinstance(module, base):
+            names = ("forward", "_conv_forward")
+            changed = [getattr(type(module), n, 0) is not getattr(base, n, 0) for n in names]
+            return any(changed) or "forward" in vars(module)
+    return "forward" in vars(module)
+
+
+def _difference(a: nn.Module, b: nn.Module) -> str:
+    """What keeps two modules with one weight from being one layer; empty: nothing."""
+    if _kind(a) is not _kind(b):
+        return "kind"
+    for name in ("stride", "padding", "dilation", "groups", "padding_mode"):
+        if getattr(a, name, None) != getattr(b, name, None):
+            return name
+    return "" if a._parameters.get("bias") is b._parameters.get("bias") else "bias"
+
+
+def _attention_refused(m: nn.MultiheadAttention, holders: Counter[int]) -> str:
+    """Why an attention cannot be taken apart; empty: it can."""
+    if m.in_proj_weight is None or m.bias_k is not None or m.add_zero_attn:
+        return "attention with kdim/vdim, bias_k or add_zero_attn is left dense"
+    if any(nn.utils.parametrize.is_parametrized(part) for part in m.modules()):
+        return "its weight is computed (parametrized), not stored"
+    if any(_has_own_forward(part) for part in m.modules()):
+        return f"{type(m).__name__} has a forward of its own"
+    if any(holders[id(p)] > 1 for p in m.parameters()):
+        return "its weight is shared with another layer"
+    return ""
+
+
 @dataclass
 class Found:
     """What :func:`find_layers` saw: the prunable layers, and what is left alone with the reason."""
@@ -290,7 +332,9 @@ def find_layers(model: nn.Module) -> Found:
     aliases: dict[nn.Module, Layer] = {}
     unprunable = 0
     owners: dict[int, Layer] = {}
+    left: dict[int, Tensor] = {}
     inside: set[nn.Module] = set()
+    holders = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
     elsewhere = {
         id(p): name
         for name, m in model.named_modules()
@@ -299,20 +343,25 @@ def find_layers(model: nn.Module) -> Found:
     }
 
     def leave(name: str, weight: Tensor, reason: str) -> None:
+        """Leave a layer alone, and with it all that share its weight."""
         nonlocal unprunable
+        owner = owners.pop(id(weight), None)
+        if owner is not None:
+            layers.remove(owner)
+            skipped.update(dict.fromkeys([owner.name, *owner.aliases], reason))
         skipped[name] = reason
-        unprunable += weight.numel()
+        if id(weight) not in left:
+            left[id(weight)] = weight  # held, so that its id stays its own
+            unprunable += weight.numel()
 
     for name, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             inside.add(module.out_proj)
-            if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
-                for p in (n for n, _ in module.named_parameters() if n.endswith("weight")):
-                    leave(
-                        f"{name}.{p}",
-                        module.get_parameter(p),
-                        "attention with kdim/vdim, bias_k or add_zero_attn is left dense",
-                    )
+            reason = _attention_refused(module, holders)
+            if reason:
+                for p, weight in module.named_parameters():
+                    if weight.ndim > 1 and not p.startswith("bias"):
+                        leave(f"{name}.{p}", weight, reason)
                 continue
             parts: list[Layer] = []
             for i, part in enumerate("qkv"):
@@ -334,16 +383,25 @@ def find_layers(model: nn.Module) -> Found:
             continue
         if nn.utils.parametrize.is_parametrized(module) or "weight" not in module._parameters:
             leave(name, module.weight, "its weight is computed (parametrized), not stored")
+        elif _has_own_forward(module):
+            leave(name, module.weight, f"{type(module).__name__} has a forward of its own")
+        elif not module.weight.is_floating_point():
+            leave(name, module.weight, f"its weight is of type {module.weight.dtype}")
+        elif id(module.weight) in left:
+            leave(name, module.weight, "its weight is shared with a layer that is left alone")
         elif id(module.weight) in elsewhere:
             other = elsewhere[id(module.weight)]
             leave(name, module.weight, f"its weight is shared with {other!r}, of another kind")
         elif id(module.weight) in owners:
             owner = owners[id(module.weight)]
-            owner.aliases.append(name)
-            aliases[module] = owner
-            if module._parameters.get("bias") is not owner.module._parameters.get("bias"):
-                layers.remove(owner)
-                leave(owner.name, owner.weight, f"its weight is shared with {name!r}, its bias not")
+            apart = _difference(owner.module, module)
+            if apart:
+                reason = f"{owner.name!r} and {name!r} share a weight but not the {apart}"
+                leave(name, module.weight, reason)
+            else:
+                owner.aliases.append(name)
+                owner.tied.append(module)
+                aliases[module] = owner
         else:
             layer = kind(name, module)
             owners[id(module.weight)] = layer

@@ -45,6 +45,8 @@ class Trace:
 class Kept:
     """The dense network's outputs ``y`` ``(G, N, O)`` of one batch at sampled positions."""
 
+    size: tuple[int, int]
+    """Samples and positions a sample, of which some were drawn."""
     sample: Tensor
     position: Tensor
     y: Tensor
@@ -58,7 +60,7 @@ class Observation:
     calibration: list[Batch] = field(default_factory=list)
     samples: int = 0
     outputs: dict[str, dict[int, Kept]] = field(default_factory=dict)
-    inputs: dict[str, Moments2] = field(default_factory=dict)
+    inputs: dict[str, Spread] = field(default_factory=dict)
     repeated: dict[str, Moments] = field(default_factory=dict)
     logits: Tensor | None = None
     forward_seconds: float = 0.0
@@ -70,10 +72,11 @@ class Observation:
 
 
 @dataclass
-class Moments2:
+class Spread:
     """Streaming mean and second moment of a layer's inputs ``(G, D)``, and of its outputs ``(G, O)``."""
 
-    count: int = 0
+    x_count: int = 0
+    y_count: int = 0
     x: Any = 0
     xx: Any = 0
     y: Any = 0
@@ -81,17 +84,26 @@ class Moments2:
 
     def add(self, X: Tensor, Y: Tensor) -> None:
         """Add inputs ``(G, N, D)`` and outputs ``(G, N, O)``."""
-        self.count += X.shape[1]
+        self.x_count += X.shape[1]
+        self.y_count += Y.shape[1]
         self.x, self.xx = self.x + X.sum(1), self.xx + (X * X).sum(1)
         self.y, self.yy = self.y + Y.sum(1), self.yy + (Y * Y).sum(1)
 
-    def variances(self) -> tuple[Tensor, Tensor]:
-        """Variances of inputs ``(G, D)`` and outputs ``(G, O)``."""
-        n = self.count
-        return (
-            (self.xx / n - (self.x / n) ** 2).clip(0),
-            (self.yy / n - (self.y / n) ** 2).clip(0),
-        )
+    def input_energy(self) -> Tensor:
+        """Second moments of the inputs ``(G, D)``."""
+        return self.xx / self.x_count
+
+    def input_variance(self) -> Tensor:
+        """Variances of the inputs ``(G, D)``."""
+        return (self.input_energy() - (self.x / self.x_count) ** 2).clip(0)
+
+    def output_mean(self) -> Tensor:
+        """Means of the outputs ``(G, O)``."""
+        return self.y / self.y_count
+
+    def output_variance(self) -> Tensor:
+        """Variances of the outputs ``(G, O)``."""
+        return (self.yy / self.y_count - self.output_mean() ** 2).clip(0)
 
 
 def logits_of(output: Any) -> Any:
@@ -116,7 +128,7 @@ def trace(model: nn.Module, found: Found, batch: Batch) -> Trace:
         seen.calls[layer.name] += 1
         seen.positions[layer.name] += samples * positions
         seen.largest = max(seen.largest, x.nbytes + y.nbytes)
-        last[:] = [(layer, y)]
+        last[:] = [(layer, y.clone())]  # what follows may change it in place
         return y
 
     with torch.inference_mode(), intercepted(found, handle):
@@ -165,6 +177,7 @@ def observe(
     *,
     device: torch.device,
     positions: int,
+    inputs_every: int,
     memory: float,
     seed: int,
     batch_count: int | None,
@@ -185,7 +198,14 @@ def observe(
     generator = torch.Generator().manual_seed(seed)
     logits: list[Tensor] = []
     repeated = {name for name, calls in seen.trace.calls.items() if calls > 1}
-    expected = room if batch_count is None else min(room, first.size * batch_count)
+    ahead, known = [first], first.size * (batch_count or 1)
+    if batch_count is None:  # the calibration batches are kept anyway: read them, then count
+        for batch in stream:
+            ahead.append(batch)
+            known += batch.size
+            if known >= room:
+                break
+    expected = min(room, known)
     overhead = 0.0
     current = -1  # number of the calibration batch that runs; -1: only its logits count
 
@@ -196,19 +216,15 @@ def observe(
             return y
         _synchronize(device)
         started = time.perf_counter()
-        if not bool(y.isfinite().all()):
-            raise FinepruningError(
-                f"layer {layer.name!r}: its outputs hold NaN or infinite values;"
-                " check the model's weights, dtype and input scaling"
-            )
-        _keep(seen, layer, x, y, current, positions / expected, generator, layer.name in repeated)
+        again = layer.name in repeated
+        _keep(seen, layer, x, y, current, positions / expected, inputs_every, generator, again)
         _synchronize(device)
         overhead += time.perf_counter() - started
         return y
 
     started = time.perf_counter()
     with torch.inference_mode(), intercepted(found, handle):
-        for number, batch in enumerate(chain([first], stream)):
+        for number, batch in enumerate(chain(ahead, stream)):
             if not batch.size:
                 continue
             seen.samples += batch.size
@@ -244,25 +260,36 @@ def _keep(
     y: Tensor,
     batch: int,
     per_sample: float,
+    inputs_every: int,
     generator: torch.Generator,
     repeated: bool,
 ) -> None:
-    samples, positions = layer.positions(x)
+    if batch in seen.outputs.get(layer.name, {}):
+        return  # called again on this data alone: the layer is fitted to its first call
+    if not x.numel():
+        return
+    samples, positions = size = layer.positions(x)
     count = min(positions, math.ceil(per_sample * seen.calibration[batch].size / max(1, samples)))
-    if count == positions:
-        position = torch.arange(positions).expand(samples, positions)
-    else:
-        position = torch.rand(samples, positions, generator=generator).argsort(1)[:, :count]
+    # Systematic sampling: evenly spaced from a random start, so never the same position twice.
+    start = torch.rand(samples, 1, generator=generator, dtype=torch.float64)
+    position = ((torch.arange(count) + start) * (positions / count)).long().clamp(max=positions - 1)
     sample = torch.arange(samples).repeat_interleave(count).to(x.device)
     position = position.reshape(-1).to(x.device)
-    X = precise(layer.columns(x, sample, position))
     Y = precise(layer.rows(y, sample, position))
-    seen.inputs.setdefault(layer.name, Moments2()).add(X, Y)
+    if not bool(Y.isfinite().all()):
+        raise FinepruningError(
+            f"layer {layer.name!r}: its outputs hold NaN or infinite values;"
+            " check the model's weights, dtype and input scaling"
+        )
+    # Gathering the inputs costs more than the outputs, and their second moments need fewer samples.
+    every = 1 if repeated else min(inputs_every, count)  # at least one position a sample
+    X = precise(layer.columns(x, sample[::every], position[::every]))
+    seen.inputs.setdefault(layer.name, Spread()).add(X, Y)
     if repeated:
         seen.repeated.setdefault(layer.name, Moments()).add(X, Y)
         seen.outputs.setdefault(layer.name, {})
     else:
-        seen.outputs.setdefault(layer.name, {})[batch] = Kept(sample, position, Y.clone())
+        seen.outputs.setdefault(layer.name, {})[batch] = Kept(size, sample, position, Y)
 
 
 def precise(value: Tensor) -> Tensor:

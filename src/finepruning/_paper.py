@@ -37,8 +37,10 @@ def prune_by_activity(
     """
     total = sum(layer.size for layer in layers)
     masks = {layer.name: torch.ones_like(layer.matrix(), dtype=torch.bool) for layer in layers}
+    activity: dict[str, Tensor] = {}
     for i in range(1, STEPS + 1):
-        activity = _mean_absolute_inputs(model, found, batches, device, positions, step)
+        # A layer that the network pruned so far no longer calls keeps the activity that it had.
+        activity |= _mean_absolute_inputs(model, found, batches, device, positions, step)
         scores = [
             precise(layer.matrix()).abs() * activity[layer.name][:, None, :] * masks[layer.name]
             for layer in layers

@@ -100,6 +100,7 @@ def personalize(
             read_batches(batches),
             device=where,
             positions=config.positions if config.effort == "best" else config.positions // 4,
+            inputs_every=8 if config.effort == "best" else 1,
             memory=config.memory,
             seed=config.seed,
             batch_count=count,
@@ -210,8 +211,10 @@ def _plan(
 ) -> dict[str, int]:
     scores = {}
     for layer in layers:
-        inputs, outputs = seen.inputs[layer.name].variances()
-        score = relative_saliency(precise(layer.matrix()), inputs, outputs)
+        dense = seen.inputs[layer.name]
+        score = relative_saliency(
+            precise(layer.matrix()), dense.input_variance(), dense.output_variance()
+        )
         if layer.name in silent:
             score = score[:, ~silent[layer.name]]
         scores[layer.name] = as_array(score)

@@ -13,9 +13,22 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ._account import release_free_memory
 from ._batches import Batch
 from ._config import Config
-from ._core import Moments, compensate, fitted_bias, gain, saliency, top, unexplained
+from ._core import (
+    QUICK,
+    THOROUGH,
+    TINY,
+    TINY,
+    Moments,
+    compensate,
+    fitted_bias,
+    gain,
+    saliency,
+    top,
+    unexplained,
+)
 from ._flow import flow
 from ._layers import Found, Layer
 from ._observe import Observation, logits_of, precise
@@ -31,8 +44,8 @@ class Pruned:
 
     kept: int
     size: int
-    error: float
-    """Share of the dense outputs' variance missed on the calibration data."""
+    error: float | None
+    """Share of the dense outputs' variance missed on the calibration data; None: not measured."""
     macs: float
     """Multiply-accumulates that its statistics and its solve took."""
 
@@ -60,11 +73,15 @@ def prune(
             return
         started = time.perf_counter()
         rows = silent.get(layer.name)
-        matrix, bias, report = (_compensated if config.effort == "best" else _scored)(
-            layer, inputs, seen, keep[layer.name], rows, config
-        )
+        inputs = {batch: x for batch, x in inputs.items() if _matches(layer, seen, batch, x)}
+        fit: Callable[..., tuple[Tensor, Tensor | None, Pruned]]
+        fit = _compensated if config.effort == "best" else _scored
+        if not inputs and layer.name not in seen.repeated:
+            fit = _unmended
+        matrix, bias, report = fit(layer, inputs, seen, keep[layer.name], rows, config)
         layer.write(matrix, bias)
         done[layer.name] = report
+        release_free_memory()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds += time.perf_counter() - started
@@ -74,7 +91,32 @@ def prune(
     expected = {name: set(kept) for name, kept in seen.outputs.items()}
     with torch.no_grad():
         flow(found, forwards, visit, expected)
+        for layer in found.layers:
+            if layer.name not in done:
+                visit(layer, {})
     return done, seconds
+
+
+def _matches(layer: Layer, seen: Observation, batch: int, x: Tensor) -> bool:
+    """Whether the dense network called the layer on this batch too, with as many positions."""
+    kept = seen.outputs[layer.name].get(batch)
+    return kept is not None and kept.size == layer.positions(x)
+
+
+def _unmended(
+    layer: Layer,
+    inputs: Mapping[int, Tensor],
+    seen: Observation,
+    keep: int,
+    silent: Tensor | None,
+    config: Config,
+) -> tuple[Tensor, None, Pruned]:
+    """A layer that only the dense network calls on this data: the damage upstream leads past it."""
+    W = precise(layer.matrix())
+    scores = saliency(W, seen.inputs[layer.name].input_energy())
+    if silent is not None:
+        scores = scores.masked_fill(silent[None, :, None], -1.0)
+    return W * top(scores, keep), None, Pruned(keep, W.numel(), None, 0.0)
 
 
 def _forward(model: nn.Module, batch: Batch, device: torch.device) -> Callable[[], Tensor]:
@@ -102,14 +144,16 @@ def _compensated(
     live = slice(None) if silent is None else ~silent
     # Fewer samples than inputs over-fit: hold on to the generic weights the more.
     ridge = config.ridge * max(1.0, D / moments.count)
-    fitted, _ = compensate(W[:, live], H, C[:, :, live], keep, ridge, config.stages)
+    # A thorough fit where it costs less than the layer's own forward pass over these samples.
+    forward = seen.calibration_samples * seen.trace.positions[layer.name] * W.numel()
+    schedule = THOROUGH if THOROUGH.products * W.numel() * D <= forward else QUICK
+    fitted, _ = compensate(W[:, live], H, C[:, :, live], keep, ridge, schedule)
     now = ((fitted @ H) * fitted).sum(-1)
     fitted = fitted * gain(now, variance[:, live])[..., None] ** REPAIR
     matrix = torch.zeros_like(W)
     matrix[:, live] = fitted
     error = unexplained(fitted, H, C[:, :, live], variance[:, live])
-    steps = 2 * config.stages + 8  # products with H: conjugate gradients and residuals
-    macs = G * D * (moments.count * (0.5 * D + rows) + steps * rows * D)
+    macs = G * D * (moments.count * (0.5 * D + rows) + schedule.products * rows * D)
     bias = fitted_bias(matrix, x_mean, y_mean).reshape(-1)
     return matrix, bias, Pruned(keep, W.numel(), error, macs)
 
@@ -124,7 +168,7 @@ def _scored(
 ) -> tuple[Tensor, Tensor, Pruned]:
     W = precise(layer.matrix())
     dense = seen.inputs[layer.name]
-    scores = saliency(W, dense.xx / dense.count)
+    scores = saliency(W, dense.input_energy())
     if silent is not None:
         scores = scores.masked_fill(silent[None, :, None], -1.0)
     W = W * top(scores, keep)
@@ -142,9 +186,10 @@ def _scored(
             count += y.shape[1]
             mean, square, cross = mean + y.sum(1), square + (y * y).sum(1), cross + (y * kept.y).sum(1)
         mean = mean / count
-        now, covariance = square / count - mean**2, cross / count - mean * dense.y / dense.count
-    variance = dense.variances()[1]
+        now, covariance = square / count - mean**2, cross / count - mean * dense.output_mean()
+    variance = dense.output_variance()
     scale = gain(now, variance)
-    error = (scale**2 * now - 2 * scale * covariance + variance).sum() / variance.sum()
-    bias = (dense.y / dense.count - scale * mean).reshape(-1)
+    missed = scale**2 * now - 2 * scale * covariance + variance
+    error = missed.sum() / (variance.sum() + TINY)
+    bias = (dense.output_mean() - scale * mean).reshape(-1)
     return W * scale[..., None], bias, Pruned(keep, W.numel(), float(error), count * W.numel())

@@ -20,8 +20,9 @@ TEMPERATURE_PRIOR = (1.25, 0.25)
 STEPS = 60
 FLOOR, FLOOR_SAMPLES = 0.03, 2.0
 """Pseudo-count of every class, ``FLOOR + FLOOR_SAMPLES / n``: what a class never seen still keeps."""
-HILL = 1.5
-"""How sharply a count becomes presence, ``N^h / (N^h + s^h)``: confusions bias frequencies."""
+CAP, CAP_FLOOR = 0.7, 0.5
+"""Counts above ``CAP`` times the typical one are not believed: confusions tell well which classes are
+there, but badly how often. ``CAP_FLOOR`` scales the pseudo-count beside the capped counts."""
 TEMPER = 1.5
 """The counts are taken this much hotter than the evidence says, so that no class is lost early."""
 CAUTION = 0.75
@@ -76,8 +77,8 @@ def read_out(logits: Floats) -> Readout:
     floor = FLOOR + FLOOR_SAMPLES / n
     N = _responsibilities(_softmax(logits / T), floor).sum(0)
     typical = n / _effective_number(N)
-    presence = 2 * typical * N**HILL / (N**HILL + typical**HILL)
-    prior = (presence + floor) / (presence + floor).sum()
+    presence = np.minimum(N, CAP * typical) + CAP_FLOOR * floor
+    prior = presence / presence.sum()
 
     unseen = (((N > 0.5) & (N < 1.5)).sum() + 1) / n
     silent = (_softmax(logits).max(0) < SILENT_PEAK) & (N < SILENT_COUNT)

@@ -1,0 +1,484 @@
+"""A plain reference of the whole method: NumPy in float64, loops, one row and one patch at a time.
+
+Written from the formulas in the package's docstrings; of the package it reads only the constants.
+All samples go through the network at once, every position is used. Modules that are never pruned
+(normalisation, activations, pooling) run as they are.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from finepruning import Config, _core, _paper, _prune, _readout
+
+Array = NDArray[Any]
+Visit = Callable[[str, Array], None]
+
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LIMIT = inspect.signature(_core.gain).parameters["limit"].default
+
+
+def array(value: torch.Tensor | None) -> Array | None:
+    return None if value is None else value.detach().double().numpy().copy()
+
+
+@dataclass
+class Weight:
+    """``W`` ``(G, O, D)`` and bias ``(G, O)`` of one prunable layer."""
+
+    W: Array
+    b: Array
+
+    def __call__(self, X: Array) -> Array:
+        """Outputs ``(G, N, O)`` for inputs ``(G, N, D)``."""
+        return np.stack([X[g] @ self.W[g].T + self.b[g] for g in range(len(self.W))])
+
+
+def conv_patches(m: Any, x: Array) -> tuple[Array, tuple[int, ...]]:
+    """The inputs ``(G, N, D)`` of every output position, sample by sample; the output size."""
+    sides = []
+    for k, d, p in zip(
+        m.kernel_size,
+        m.dilation,
+        m.padding if isinstance(m.padding, tuple) else [m.padding] * len(m.kernel_size),
+        strict=True,
+    ):
+        total = {"same": d * (k - 1), "valid": 0}.get(p, 0) if isinstance(p, str) else 2 * p
+        sides.append((total // 2, total - total // 2))
+    mode = {"zeros": "constant", "replicate": "edge", "circular": "wrap"}.get(m.padding_mode)
+    x = np.pad(x, [(0, 0), (0, 0), *sides], mode=mode or m.padding_mode)
+    out = tuple(
+        (size - d * (k - 1) - 1) // s + 1
+        for size, k, s, d in zip(x.shape[2:], m.kernel_size, m.stride, m.dilation, strict=True)
+    )
+    width = x.shape[1] // m.groups
+    patches = []
+    for place in product(*map(range, out)):
+        window = tuple(
+            slice(p * s, p * s + d * (k - 1) + 1, d)
+            for p, s, k, d in zip(place, m.stride, m.kernel_size, m.dilation, strict=True)
+        )
+        seen = x[(slice(None), slice(None), *window)]
+        patches.append(
+            [seen[:, g * width : (g + 1) * width].reshape(len(x), -1) for g in range(m.groups)]
+        )
+    # (positions, groups, samples, D) -> (groups, samples * positions, D)
+    return np.array(patches).transpose(1, 2, 0, 3).reshape(m.groups, -1, len(patches[0][0][0])), out
+
+
+class Network:
+    """A module taken apart into NumPy weights; ``left_alone`` names layers not to be touched."""
+
+    def __init__(self, model: nn.Module, left_alone: tuple[str, ...] = ()) -> None:
+        self.model = model
+        self.weights: dict[str, Weight] = {}
+        self.skipped = 0
+        self.owners: dict[int, str] = {}
+        skipped: set[int] = set()
+        inside = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+        for name, m in model.named_modules():
+            if m in inside or id(getattr(m, "weight", None)) in skipped:
+                continue
+            if name in left_alone:
+                self.skipped += m.weight.numel()
+                skipped.add(id(m.weight))
+                continue
+            if isinstance(m, nn.MultiheadAttention):
+                biases = [None] * 3 if m.in_proj_bias is None else m.in_proj_bias.chunk(3)
+                for part, W, b in zip("qkv", m.in_proj_weight.chunk(3), biases, strict=True):
+                    self._own(f"{name}.{part}", W[None], b)
+                self._own(f"{name}.out_proj", m.out_proj.weight[None], m.out_proj.bias)
+                continue
+            prunable = isinstance(m, (nn.Linear, *CONVS)) or type(m).__name__ == "Conv1D"
+            if prunable and id(m.weight) not in self.owners:
+                self.owners[id(m.weight)] = name
+                groups = getattr(m, "groups", 1)
+                W = m.weight.T if type(m).__name__ == "Conv1D" else m.weight
+                self._own(name, W.reshape(groups, W.shape[0] // groups, -1), m.bias)
+
+    def _own(self, name: str, W: torch.Tensor, b: torch.Tensor | None) -> None:
+        bias = np.zeros(W.shape[:2]) if b is None else array(b).reshape(W.shape[:2])
+        self.weights[name] = Weight(array(W), bias)
+
+    @property
+    def total(self) -> int:
+        return sum(w.W.size for w in self.weights.values()) + self.skipped
+
+    @property
+    def zeros(self) -> int:
+        return sum(int((w.W == 0).sum()) for w in self.weights.values())
+
+    def forward(self, x: Any, visit: Visit = lambda name, X: None) -> Array:
+        """The output for ``x``; ``visit(name, X)`` before each call of a prunable layer."""
+        self.visit = visit
+        return self.call("", x) if not isinstance(x, dict) else self.call("", **x)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Array:
+        m = self.model.get_submodule(name)
+        inner = f"{name}." if name else ""
+        if hasattr(m, "plain"):  # a network of the tests says itself how its parts are joined
+            return m.plain(lambda part, *a, **k: self.call(inner + part, *a, **k), *args, **kwargs)
+        if isinstance(m, nn.Sequential):
+            x = args[0]
+            for part, _ in m.named_children():
+                x = self.call(inner + part, x)
+            return x
+        if isinstance(m, nn.MultiheadAttention):
+            return self._attention(m, inner, *args, **kwargs)
+        if isinstance(m, nn.TransformerEncoderLayer):
+            return self._encoder(m, inner, *args, **kwargs)
+        owner = self.owners.get(id(getattr(m, "weight", None)))
+        if owner is not None and isinstance(m, CONVS):
+            X, out = conv_patches(m, args[0])
+            Y = self._product(owner, X)  # (G, samples * positions, O)
+            Y = Y.reshape(len(Y), len(args[0]), -1, Y.shape[2]).transpose(1, 0, 3, 2)
+            return Y.reshape(len(args[0]), -1, *out)
+        if owner is not None:
+            return self._linear(owner, args[0])
+        with torch.no_grad():
+            result = m(*(torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args))
+        return result.numpy()
+
+    def _product(self, name: str, X: Array) -> Array:
+        self.visit(name, X)
+        return self.weights[name](X)
+
+    def _linear(self, name: str, x: Array) -> Array:
+        Y = self._product(name, x.reshape(1, -1, x.shape[-1]))
+        return Y.reshape(*x.shape[:-1], -1)
+
+    def _attention(
+        self,
+        m: nn.MultiheadAttention,
+        inner: str,
+        query: Array,
+        key: Array,
+        value: Array,
+        key_padding_mask: Array | None = None,
+        attn_mask: Array | None = None,
+    ) -> Array:
+        """Head by head, sample by sample. Masks are boolean (true: not seen) or added."""
+        if not m.batch_first:
+            query, key, value = (t.swapaxes(0, 1) for t in (query, key, value))
+        q, k, v = (
+            self._linear(inner + part, t)
+            for part, t in zip("qkv", (query, key, value), strict=True)
+        )
+        joined = np.zeros_like(q)
+        width = q.shape[-1] // m.num_heads
+        for i, h in product(range(len(q)), range(m.num_heads)):
+            part = slice(h * width, (h + 1) * width)
+            scores = q[i, :, part] @ k[i, :, part].T / np.sqrt(width)
+            masks = [attn_mask, None if key_padding_mask is None else key_padding_mask[i][None]]
+            if attn_mask is not None and attn_mask.ndim == 3:
+                masks[0] = attn_mask[i * m.num_heads + h]
+            for mask in masks:
+                if mask is not None and mask.dtype == bool:
+                    scores = np.where(mask, -np.inf, scores)
+                elif mask is not None:
+                    scores = scores + mask
+            e = np.exp(scores - scores.max(1, keepdims=True))
+            joined[i, :, part] = e / e.sum(1, keepdims=True) @ v[i, :, part]
+        out = self._linear(inner + "out_proj", joined)
+        return out if m.batch_first else out.swapaxes(0, 1)
+
+    def _encoder(self, m: nn.TransformerEncoderLayer, inner: str, x: Array, **masks: Any) -> Array:
+        def attend(x: Array) -> Array:
+            return self.call(inner + "self_attn", x, x, x, **masks)
+
+        def feed(x: Array) -> Array:
+            x = self.call(inner + "linear1", x)
+            return self.call(inner + "linear2", m.activation(torch.from_numpy(x)).numpy())
+
+        if m.norm_first:
+            x = x + attend(self.call(inner + "norm1", x))
+            return x + feed(self.call(inner + "norm2", x))
+        x = self.call(inner + "norm1", x + attend(x))
+        return self.call(inner + "norm2", x + feed(x))
+
+
+@dataclass
+class Outcome:
+    """What the reference made of a network."""
+
+    network: Network
+    errors: dict[str, float] = field(default_factory=dict)
+    shift: Array | None = None
+    silent: Array | None = None
+
+
+def personalize(
+    model: nn.Module,
+    x: Any,
+    config: Config,
+    *,
+    head: str | None = None,
+    left_alone: tuple[str, ...] = (),
+    schedules: Sequence[Any] = (),
+) -> Outcome:
+    """Personalise ``model`` on the inputs ``x``; ``head`` is the layer that gives the logits.
+
+    ``schedules`` says, for each layer in forward order, in how many stages and steps
+    ``best`` fits it (attributes ``stages``, ``first``, ``each``, ``last``).
+    """
+    net = Network(model, left_alone)
+    calls: dict[str, list[tuple[Array, Array]]] = defaultdict(list)
+    logits = net.forward(x, lambda name, X: calls[name].append((X, net.weights[name](X))))
+    for name in [n for n in net.weights if n not in calls]:
+        net.skipped += net.weights.pop(name).W.size
+    keep = int(np.floor(net.total * (1 - config.sparsity) + 1e-9)) - net.skipped
+    dense = {
+        name: (np.concatenate([X for X, _ in xy], 1), np.concatenate([Y for _, Y in xy], 1))
+        for name, xy in calls.items()
+    }
+    if config.effort == "paper":
+        by_activity(net, x, keep)
+        return Outcome(net)
+
+    outcome = Outcome(net)
+    if config.readout and head is not None:
+        outcome.shift, outcome.silent = read_out(logits.astype(np.float32).astype(np.float64))
+    keeps = plan(net, dense, keep, config.planned, {head: outcome.silent})
+    done: set[str] = set()
+
+    def visit(name: str, X: Array) -> None:
+        if name in done:
+            return
+        done.add(name)
+        if len(calls[name]) > 1:  # called several times: judged by all the dense calls
+            X = dense[name][0]
+        given = net.weights[name].W, dense[name], X, keeps[name]
+        silent = outcome.silent if name == head else None
+        if config.effort == "best":
+            fitted = compensate(*given, silent, config.ridge, schedules[len(done) - 1])
+        else:
+            fitted = rescale(*given, silent)
+        net.weights[name], outcome.errors[name] = fitted
+
+    net.forward(x, visit)
+    if outcome.shift is not None:
+        net.weights[head].b += outcome.shift
+    return outcome
+
+
+def largest(scores: Array, count: int) -> Array:
+    """Mask of the ``count`` largest scores; of equal ones the first stay."""
+    order = sorted(range(scores.size), key=lambda i: -scores.flat[i])  # stable
+    mask = np.zeros(scores.size, dtype=bool)
+    mask[order[: max(count, 0)]] = True
+    return mask.reshape(scores.shape)
+
+
+def plan(
+    net: Network,
+    dense: dict[str, tuple[Array, Array]],
+    keep: int,
+    planned: float,
+    silent: dict[Any, Array | None],
+) -> dict[str, int]:
+    """Weights that each layer keeps: energies over the whole network, tempered by ``planned``."""
+    energies = {}
+    for name, w in net.weights.items():
+        X, Y = dense[name]
+        energy = w.W**2 * X.var(1)[:, None, :] / (Y.var(1).sum() or 1)
+        dead = silent.get(name)
+        energies[name] = energy if dead is None else energy[:, ~dead]
+    mask = largest(np.concatenate([e.ravel() for e in energies.values()]), keep)
+    pieces = np.split(mask, np.cumsum([e.size for e in energies.values()])[:-1])
+    size = np.array([e.size for e in energies.values()])
+    share = np.array([max(p.sum(), 1) / p.size for p in pieces]) ** planned
+    full = np.zeros(len(size), dtype=bool)
+    while True:  # layers whose share would pass 1 keep all, the rest is dealt out again
+        if full.all():
+            break
+        scale = (keep - size[full].sum()) / (share * size)[~full].sum()
+        more = ~full & (share * scale >= 1)
+        if not more.any():
+            break
+        full |= more
+    exact = np.where(full, size, share * (0 if full.all() else scale) * size)
+    counts = np.maximum(np.floor(exact + 1e-9), 1).astype(int)
+    for i in sorted(range(len(size)), key=lambda i: counts[i] - exact[i]):
+        if counts.sum() < keep and counts[i] < size[i]:
+            counts[i] += 1
+    for i in sorted(range(len(size)), key=lambda i: -counts[i]):
+        counts[i] -= min(max(counts.sum() - keep, 0), counts[i] - 1)
+    return dict(zip(energies, counts.tolist(), strict=True))
+
+
+def solve_row(w: Array, m: Array, H: Array, ridge: Array, target: Array, steps: int) -> Array:
+    """Conjugate gradients, preconditioned by the diagonal, on the weights ``m`` of one row."""
+    index = np.flatnonzero(m)
+    A, b, v = (H + np.diag(ridge))[np.ix_(index, index)], target[index], w[index]
+    r = b - A @ v
+    z = r / np.diag(A)
+    p = z
+    for _ in range(steps):
+        if not len(index) or r @ z == 0:
+            break
+        alpha = (r @ z) / (p @ A @ p)
+        v = v + alpha * p
+        after = r - alpha * (A @ p)
+        z_after = after / np.diag(A)
+        p = z_after + (after @ z_after) / (r @ z) * p
+        r, z = after, z_after
+    out = np.zeros_like(w)
+    out[index] = v
+    return out
+
+
+def compensate(
+    W: Array,
+    dense: tuple[Array, Array],
+    X: Array,
+    keep: int,
+    silent: Array | None,
+    ridge_factor: float,
+    schedule: Any,
+) -> tuple[Weight, float]:
+    """``best``: refit to the dense outputs, remove in stages, refit, half the gain, the mean."""
+    Y = dense[1]
+    N, (G, _, D) = X.shape[1], W.shape
+    live = np.ones(W.shape[1], dtype=bool) if silent is None else ~silent
+    strength = ridge_factor * max(1, D / N)
+    x, y = X.mean(1), Y.mean(1)
+    H = [np.cov(X[g].T, bias=True).reshape(D, D) for g in range(G)]
+    C = [(X[g] - x[g]).T @ (Y[g] - y[g]) / N for g in range(G)]
+    ridge = [strength * np.diag(H[g]) + 1e-30 + 1e-6 * np.diag(H[g]).mean() for g in range(G)]
+
+    def refit(V: Array, mask: Array, steps: int) -> Array:
+        V = V.copy()
+        for g, o in product(range(G), np.flatnonzero(live)):
+            target = C[g][:, o] + W[g, o] * ridge[g]
+            V[g, o] = solve_row(V[g, o] * mask[g, o], mask[g, o], H[g], ridge[g], target, steps)
+        return V
+
+    mask = np.broadcast_to(live[None, :, None], W.shape).copy()
+    size = int(mask.sum())
+    V = W * mask
+    if keep >= size:
+        V = refit(V, mask, schedule.last)
+    else:
+        V = refit(V, mask, schedule.first)
+        for stage in range(1, schedule.stages + 1):
+            last = stage == schedule.stages
+            count = keep if last else round(size * (keep / size) ** (stage / schedule.stages))
+            cost = np.stack([V[g] ** 2 * (np.diag(H[g]) + ridge[g]) for g in range(G)]) + 1e-30
+            mask = largest(np.where(mask, cost, 0), count) & mask
+            V = refit(V * mask, mask, schedule.last if last else schedule.each)
+    for g, o in product(range(G), np.flatnonzero(live)):
+        V[g, o] *= scale_of(V[g, o] @ H[g] @ V[g, o], Y[g, :, o].var()) ** _prune.REPAIR
+    return with_mean(V, X, Y, live)
+
+
+def rescale(
+    W: Array,
+    dense: tuple[Array, Array],
+    X: Array,
+    keep: int,
+    silent: Array | None,
+) -> tuple[Weight, float]:
+    """``fast``: the weights of most output energy stay; mean and variance are restored in full."""
+    DX, Y = dense
+    score = W**2 * (DX**2).mean(1)[:, None, :]
+    if silent is not None:
+        score[:, silent] = -1
+    V = W * largest(score, keep)
+    now = Weight(V, np.zeros(V.shape[:2]))(X).var(1)
+    for g, o in np.ndindex(*V.shape[:2]):
+        V[g, o] *= scale_of(now[g, o], Y[g, :, o].var())
+    return with_mean(V, X, Y, np.ones(V.shape[1], dtype=bool))
+
+
+def scale_of(now: float, wanted: float) -> float:
+    return np.sqrt(np.clip((wanted + 1e-30) / (now + 1e-30), LIMIT**-2, LIMIT**2))
+
+
+def with_mean(V: Array, X: Array, Y: Array, live: Array) -> tuple[Weight, float]:
+    """The bias that restores the mean outputs, and the share of variance that is then missed."""
+    fitted = Weight(V, np.zeros(V.shape[:2]))
+    fitted.b = (Y - fitted(X)).mean(1)
+    missed = ((Y - fitted(X)) ** 2).mean(1)[:, live].sum()
+    return fitted, missed / (Y.var(1)[:, live].sum() + 1e-30)
+
+
+def by_activity(net: Network, x: Any, keep: int) -> None:
+    """The published rule: ``|w| mean|x|``, in equal steps, over the whole network."""
+    masks = {name: np.ones(w.W.shape, dtype=bool) for name, w in net.weights.items()}
+    size = sum(m.size for m in masks.values())
+    for step in range(1, _paper.STEPS + 1):
+        seen: dict[str, list[Array]] = defaultdict(list)
+        net.forward(x, lambda name, X: seen[name].append(np.abs(X)))  # noqa: B023
+        scores = [
+            np.where(
+                masks[name],
+                np.abs(w.W) * np.concatenate(seen[name], 1).mean(1)[:, None, :],
+                -1.0,
+            )
+            for name, w in net.weights.items()
+        ]
+        count = size - round((size - keep) * step / _paper.STEPS)
+        stay = largest(np.concatenate([s.ravel() for s in scores]), count)
+        start = 0
+        for name, w in net.weights.items():
+            masks[name] = stay[start : start + w.W.size].reshape(w.W.shape)
+            w.W = w.W * masks[name]
+            start += w.W.size
+
+
+def read_out(logits: Array) -> tuple[Array, Array]:
+    """Shift of the output bias, and the outputs that are silent."""
+    n, K = logits.shape
+
+    def softmax(a: Array) -> Array:
+        e = np.exp(a - a.max(1, keepdims=True))
+        return e / e.sum(1, keepdims=True)
+
+    def responsibilities(p: Array, floor: float) -> Array:
+        R = p
+        for _ in range(_readout.STEPS):
+            counts = R.sum(0)
+            new = np.array([p[i] * (counts - R[i] + floor) for i in range(n)])
+            R = new / new.sum(1, keepdims=True)
+        return R
+
+    def evidence(p: Array, R: Array, floor: float) -> float:
+        total = 0.0
+        for i in range(n):
+            others = (R.sum(0) - R[i] + floor) / (n - 1 + K * floor)
+            total += np.log(K * (p[i] @ others))
+        return total
+
+    def effective(N: Array) -> float:
+        q = N[N > 0] / N.sum()
+        return float(np.exp(-(q * np.log(q)).sum()))
+
+    fits = {}
+    for T in _readout.TEMPERATURES:
+        p = softmax(logits / T)
+        R = responsibilities(p, _readout.FLOOR)
+        fits[T] = evidence(p, R, _readout.FLOOR), effective(R.sum(0))
+    median, width = _readout.TEMPERATURE_PRIOR
+    T = max(fits, key=lambda T: fits[T][0] - (np.log(T / median) / width) ** 2 / 2)
+    surplus = fits[1.0][0] - _readout.CAUTION * fits[1.0][1] * np.log(n)
+    trust = 1 / (1 + np.exp(-surplus)) if surplus > -700 else 0.0
+    T *= _readout.TEMPER
+    floor = _readout.FLOOR + _readout.FLOOR_SAMPLES / n
+    N = responsibilities(softmax(logits / T), floor).sum(0)
+    cap = _readout.CAP * n / effective(N)
+    weight = np.array([min(count, cap) for count in N]) + _readout.CAP_FLOOR * floor
+    unseen = (np.sum((N > 0.5) & (N < 1.5)) + 1) / n
+    silent = (softmax(logits).max(0) < _readout.SILENT_PEAK) & (N < _readout.SILENT_COUNT)
+    if trust <= _readout.SILENT_TRUST or unseen >= _readout.SILENT_UNSEEN:
+        silent[:] = False
+    return trust * T * np.log(K * weight / weight.sum()), silent

@@ -1,0 +1,444 @@
+"""The one verb: the given model is untouched, no graph is built, the same bits each time."""
+
+from __future__ import annotations
+
+import _thread
+import copy
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import finepruning
+from finepruning import Config, FinepruningError, Result, personalize
+from finepruning._flow import _Runner
+
+EFFORTS = ("best", "fast", "paper")
+X = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """A bit of everything: convolutions, normalisation, attention, a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.down = nn.Conv2d(8, 8, 2, stride=2, groups=2)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.5, batch_first=True)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.down(self.norm(self.conv(x)).relu())
+        return self.head(self.block(x.flatten(2).transpose(1, 2)).mean(1))
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return Net()
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    before = threading.active_count()
+    yield
+    assert threading.active_count() == before
+
+
+def photograph(model: nn.Module) -> dict[str, Any]:
+    """All there is to see of a module, copied."""
+    return {
+        "state": {k: v.clone() for k, v in model.state_dict().items()},
+        "parameters": [(n, id(p), p.requires_grad, p.grad, p.data_ptr(), p._version)
+                       for n, p in model.named_parameters()],
+        "modules": [
+            (n, id(m), m.training, sorted(vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks))
+            for n, m in model.named_modules()
+        ],
+    }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Whatever a test does with ``model``, it is afterwards, bit for bit, what it was."""
+    model.block.eval()
+    model.head.requires_grad_(False)
+    model.register_forward_hook(lambda m, args, out: None)
+    before, random = photograph(model), torch.get_rng_state()
+    yield
+    after = photograph(model)
+    state, now = before.pop("state"), after.pop("state")
+    assert before == after
+    assert list(state) == list(now)
+    assert all(same_bits(state[k], now[k]) for k in state)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    bits = [t.contiguous().reshape(-1).view(torch.uint8) for t in (a, b)]
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*bits)
+
+
+def identical(a: nn.Module, b: nn.Module) -> bool:
+    one, two = a.state_dict(), b.state_dict()
+    return list(one) == list(two) and all(same_bits(one[k], two[k]) for k in one)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_what_comes_back(model: nn.Module, effort: str) -> None:
+    result = personalize(model, X, effort=effort, sparsity=0.6)
+    assert result.report.sparsity == pytest.approx(0.6, abs=0.01)
+    assert result.report.sparsity >= 0.6
+    assert result.report.samples == 40
+    assert result.report.config["effort"] == effort
+    assert type(result.model) is Net
+    assert not any(m.training for m in result.model.modules())
+    with torch.inference_mode():
+        assert result.model(X).shape == (40, 5)
+    given = {p.data_ptr() for p in model.parameters()}
+    assert not given & {p.data_ptr() for p in result.model.parameters()}
+    for name, value in result.model.state_dict().items():
+        assert value.dtype == model.state_dict().get(name, value).dtype
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_the_result_is_an_ordinary_module(model: nn.Module, effort: str) -> None:
+    """It can be trained, copied, pickled and loaded into: nothing in it is an inference tensor."""
+    personal = personalize(model, X, effort=effort).model
+    for value in [*personal.parameters(), *personal.buffers()]:
+        assert not value.is_inference()
+        assert value.grad_fn is None
+        assert value.grad is None
+    assert not any("forward" in vars(m) for m in personal.modules())
+    with torch.inference_mode():
+        before = personal(X)
+    copied = copy.deepcopy(personal)
+    file = io.BytesIO()
+    torch.save(personal.state_dict(), file)
+    file.seek(0)
+    copied.load_state_dict(torch.load(file, weights_only=True))
+    with torch.inference_mode():
+        assert torch.equal(copied(X), before)
+
+    copied.requires_grad_(True)
+    optimizer = torch.optim.SGD(copied.parameters(), lr=0.1)
+    copied.train()(X).square().sum().backward()
+    optimizer.step()
+    assert copied.conv.weight.grad is not None
+    with torch.inference_mode():
+        assert torch.equal(personal(X), before)
+
+
+class NoGraph(TorchDispatchMode):
+    """Fails at the first operation that would be recorded for differentiation."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            raise AssertionError(f"{func} would build a graph")
+        out = func(*args, **(kwargs or {}))
+        assert all(t.grad_fn is None for t in tree_leaves(out) if isinstance(t, Tensor))
+        return out
+
+
+def test_the_watch_watches(model: nn.Module) -> None:
+    with pytest.raises(AssertionError, match="graph"), NoGraph():
+        model(X)
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("readout", [True, False])
+def test_no_graph_is_ever_built(
+    model: nn.Module, effort: str, readout: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every operation of every thread is watched, and differentiation itself is forbidden."""
+    def forbidden(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("backpropagation")
+
+    run = _Runner.run
+
+    def watched(runner: _Runner) -> None:
+        with NoGraph():
+            run(runner)
+
+    class Spy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = copy.deepcopy(model)
+
+        def forward(self, x: Tensor) -> Tensor:
+            modes.append(torch.is_grad_enabled())
+            assert torch.is_inference_mode_enabled()
+            y = self.net(x)
+            assert not y.requires_grad
+            assert y.grad_fn is None
+            return y
+
+    modes: list[bool] = []
+    monkeypatch.setattr(_Runner, "run", watched)
+    for owner, name in (
+        (torch.Tensor, "backward"), (torch.autograd, "backward"), (torch.autograd, "grad"),
+        (torch.autograd.Function, "apply"),
+    ):  # fmt: skip
+        monkeypatch.setattr(owner, name, forbidden)
+    spy = Spy()
+    with NoGraph(), torch.enable_grad():
+        result = personalize(spy, X, effort=effort, readout=readout)
+    assert len(modes) >= 5
+    assert not any(modes)
+    assert all(p.grad is None for p in [*spy.parameters(), *result.model.parameters()])
+    assert not any(p.requires_grad for p in result.model.parameters())
+
+
+def test_given_under_inference_mode(model: nn.Module) -> None:
+    with torch.inference_mode():
+        result = personalize(model, X)
+    assert identical(result.model, personalize(model, X).model)
+    assert not any(p.is_inference() for p in result.model.parameters())
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_same_seed_same_bits(model: nn.Module, effort: str, tmp_path: Path) -> None:
+    config = Config(effort=effort, positions=600, memory=1e5, seed=3)  # positions and batches drawn
+    one = personalize(model, X.split(8), config=config)
+    torch.rand(7)
+    random = torch.get_rng_state()
+    two = personalize(model, X.split(8), config=config)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert identical(one.model, two.model)
+    assert one.base == two.base
+    one.save(tmp_path / "one")
+    loaded = finepruning.load(tmp_path / "one", model)
+    assert identical(loaded, two.model)
+    with torch.inference_mode():
+        assert torch.equal(loaded(X), two.model(X))
+    two.save(tmp_path / "two")
+    files = [(tmp_path / n / "personal.safetensors").read_bytes() for n in ("one", "two")]
+    assert files[0] == files[1]
+    torch.set_rng_state(torch.Generator().manual_seed(0).get_state())
+
+
+def test_another_seed_draws_other_positions(model: nn.Module) -> None:
+    one, two = (
+        personalize(model, X, config=Config(positions=600, seed=seed)).model for seed in (0, 1)
+    )
+    assert not identical(one, two)
+
+
+@pytest.fixture(autouse=True)
+def fixed_random() -> None:
+    torch.set_rng_state(torch.Generator().manual_seed(0).get_state())
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_no_order_of_saving_and_loading_matters(
+    model: nn.Module, effort: str, tmp_path: Path
+) -> None:
+    """Two people of one base: each gets their own back, whoever was saved or loaded first."""
+    a, b = (personalize(model, x, effort=effort) for x in (X[:20], X[20:]))
+    for result, name in ((b, "b"), (a, "a")):
+        result.save(tmp_path / name)
+    for names in ("ab", "ba"):
+        for name in names:
+            loaded = finepruning.load(tmp_path / name, model)
+            assert identical(loaded, {"a": a, "b": b}[name].model)
+    assert not identical(a.model, b.model)
+
+
+def test_config_takes_the_place_of_the_keywords(model: nn.Module) -> None:
+    one = personalize(model, X, config=Config(sparsity=0.5, effort="fast", readout=False, seed=1))
+    two = personalize(model, X, sparsity=0.5, effort="fast", readout=False, seed=1)
+    assert identical(one.model, two.model)
+
+
+def test_progress_is_silent_where_there_is_no_terminal(
+    model: nn.Module, capsys: pytest.CaptureFixture[str]
+) -> None:
+    personalize(model, X, progress=True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_labels_are_never_read(model: nn.Module) -> None:
+    class Secret:
+        def __getattribute__(self, name: str) -> Any:
+            raise AssertionError("a label was looked at")
+
+    with_labels = personalize(model, [(x, Secret()) for x in X.split(10)])
+    assert identical(with_labels.model, personalize(model, X.split(10)).model)
+
+
+def test_a_base_that_changed_is_another_base(model: nn.Module, tmp_path: Path) -> None:
+    result = personalize(model, X)
+    result.save(tmp_path / "me")
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.norm.running_mean += 1
+    with pytest.raises(FinepruningError, match="another base"):
+        finepruning.load(tmp_path / "me", other)
+
+
+def test_the_readout_says_what_it_did(model: nn.Module) -> None:
+    reports = {
+        "on": personalize(model, X).report,
+        "off": personalize(model, X, readout=False).report,
+        "paper": personalize(model, X, effort="paper").report,
+        "none": personalize(nn.Sequential(model, nn.Softmax(1)), X).report,
+    }
+    assert reports["on"].readout["applied"]
+    assert reports["on"].readout["outputs"] == 5
+    reasons = {name: r.readout["reason"] for name, r in reports.items()}
+    assert not reasons.pop("on")
+    assert all(reasons.values())
+
+
+# Bad input: one line that names what, where and the fix; the given model is untouched.
+
+
+class Infinite(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net.head(self.net.conv(x).flatten(2).mean(2) / 0)
+
+
+def poisoned(name: str, value: float) -> nn.Module:
+    model = Net()
+    with torch.no_grad():
+        model.state_dict()[name].view(-1)[3] = value
+    return model
+
+
+def lazy() -> nn.Module:
+    with pytest.warns(UserWarning, match="Lazy"):
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+
+
+BAD: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
+    "no data": (lambda m: personalize(m, []), "batches: .*no data.*give"),
+    "an empty tensor": (lambda m: personalize(m, X[:0]), "batches: .*no data"),
+    "an empty stream": (lambda m: personalize(m, iter(())), "batches: .*no data"),
+    "one sample": (lambda m: personalize(m, X[:1]), "batches: one sample.*give"),
+    "no batches": (lambda m: personalize(m, None), "batches: a NoneType.*give"),
+    "a path": (lambda m: personalize(m, "photos/"), "batches: a str.*give"),
+    "a scalar": (lambda m: personalize(m, torch.tensor(1.0)), "batches: .*shape.*give"),
+    "wrong shape": (lambda m: personalize(m, X[:, :2]), r"batches: .*\(1, 2, 8, 8\).*give"),
+    "wrong shape later": (
+        lambda m: personalize(m, [X, X[:, :2]]), r"batches: .*\(40, 2, 8, 8\).*give",
+    ),
+    "wrong type": (lambda m: personalize(m, X.long()), "batches: .*fails.*give"),
+    "NaN in data": (lambda m: personalize(m, X.log()), "batches: item 0 holds NaN.*mend"),
+    "NaN in data later": (
+        lambda m: personalize(m, [X, X / 0]), "batches: item 1 holds NaN or infinite.*mend",
+    ),
+    "NaN in weights": (
+        lambda m: personalize(poisoned("down.weight", torch.nan), X),
+        "model: 'down.weight' holds NaN.*load",
+    ),
+    "infinity in buffers": (
+        lambda m: personalize(poisoned("norm.running_var", torch.inf), X),
+        "model: 'norm.running_var' holds NaN or infinite.*load",
+    ),
+    "NaN in activations": (
+        lambda m: personalize(Infinite(), X), "layer 'net.head': .*outputs hold NaN.*check",
+    ),
+    "nothing to prune": (
+        lambda m: personalize(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU()), X),
+        "model: a Sequential without prunable layers",
+    ),
+    "no weights at all": (
+        lambda m: personalize(nn.Identity(), X), "model: a Identity without prunable layers",
+    ),
+    "lazy": (lambda m: personalize(lazy(), X), "model: '1.weight' is not initialised.*run"),
+    "too much left alone": (
+        lambda m: personalize(
+            nn.Sequential(nn.Conv2d(3, 1, 1), nn.ConvTranspose2d(1, 64, 3)), X, sparsity=0.9
+        ),
+        "sparsity=0.9: .*left alone.*give",
+    ),
+    "more sparsity than layers can bear": (
+        lambda m: personalize(m, X, sparsity=0.9999), "sparsity=0.9999: .*give",
+    ),
+    **{
+        f"sparsity {s}": (lambda m, s=s: personalize(m, X, sparsity=s), "sparsity=.*must be")
+        for s in (1, 1.0, -0.1, 70, float("nan"), "a lot", None)
+    },
+    "effort": (lambda m: personalize(m, X, effort="max"), "effort='max': choose one of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(model: nn.Module, case: str) -> None:
+    call, pattern = BAD[case]
+    with pytest.raises(FinepruningError) as error:
+        call(model)
+    message = str(error.value)
+    assert "\n" not in message
+    assert len(message) < 300
+    import re
+
+    assert re.match(pattern, message), message
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+@pytest.mark.parametrize("call", [1, 3, 7, 8, 12])
+def test_ctrl_c_in_the_middle(model: nn.Module, effort: str, call: int) -> None:
+    """In the trace, in the first pass, or in the second: the model given is as it was."""
+    calls = []
+
+    class Interrupted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.net.conv(x)
+            calls.append(x)
+            if len(calls) == call:
+                _thread.interrupt_main()
+                time.sleep(0.02)
+            return self.net.head(self.net.down(y).flatten(2).mean(2))
+
+    with pytest.raises(KeyboardInterrupt):
+        personalize(Interrupted(), X.split(8), effort=effort)
+        raise AssertionError("not interrupted")
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_an_error_in_the_second_pass_comes_out(model: nn.Module, effort: str) -> None:
+    calls = []
+
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(x)
+            y = self.net(x)
+            if len(calls) == 9:
+                raise MemoryError("full")
+            return y
+
+    with pytest.raises(MemoryError, match="full"):
+        personalize(Failing(), X.split(8), effort=effort)
+
+
+def test_the_report_is_json(model: nn.Module) -> None:
+    result: Result = personalize(model, X)
+    text = json.dumps(result.report.to_dict(), allow_nan=False)
+    assert json.loads(text)["zeros"] == result.report.zeros

@@ -1,0 +1,91 @@
+"""The budget: exact counts whatever was measured."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finepruning._plan import budget, global_threshold, relative_saliency, spread
+
+Drawn = tuple[list[tuple[int, int]], int, float]
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> Drawn:
+    """Pairs (size, measured), how many to keep in all, and the exponent."""
+    sizes = draw(st.lists(st.integers(1, 100_000), min_size=1, max_size=12))
+    pairs = [(s, draw(st.integers(0, s))) for s in sizes]
+    return pairs, draw(st.integers(len(sizes), sum(sizes))), draw(st.floats(0, 1))
+
+
+@given(layers())
+def test_spread_is_exact(drawn: Drawn) -> None:
+    pairs, keep, planned = drawn
+    sizes = {str(i): s for i, (s, _) in enumerate(pairs)}
+    counts = spread(sizes, {str(i): m for i, (_, m) in enumerate(pairs)}, keep, planned)
+    assert list(counts) == list(sizes)
+    assert sum(counts.values()) == keep
+    assert all(1 <= counts[name] <= sizes[name] for name in sizes)
+
+
+@given(layers())
+def test_spread_keeps_the_order_of_shares(drawn: Drawn) -> None:
+    """Of two layers of one size, the one that measured more keeps no less."""
+    pairs, _, planned = drawn
+    size = 1000
+    measured = {str(i): m % (size + 1) for i, (_, m) in enumerate(pairs)}
+    counts = spread(dict.fromkeys(measured, size), measured, 300 * len(pairs), planned)
+    names = sorted(measured, key=lambda n: measured[n])
+    for less, more in pairwise(names):
+        assert counts[less] <= counts[more] + 1
+
+
+def test_spread_between_even_and_measured() -> None:
+    sizes, measured = {"a": 100, "b": 300}, {"a": 90, "b": 30}
+    assert spread(sizes, measured, 120, 0.0) == {"a": 30, "b": 90}
+    assert spread(sizes, measured, 120, 1.0) == measured
+    assert spread(sizes, measured, 120, 0.5)["a"] in range(31, 90)
+    assert spread(sizes, measured, 400, 0.5) == sizes
+    assert spread(sizes, measured, 500, 0.5) == sizes  # no more than there is
+
+
+def test_spread_fills_a_layer_and_deals_out_the_rest() -> None:
+    counts = spread({"a": 10, "b": 1000}, {"a": 10, "b": 1}, 600, 1.0)
+    assert counts == {"a": 10, "b": 590}
+
+
+def test_no_layer_is_emptied() -> None:
+    counts = spread({"a": 1000, "b": 5, "c": 5}, {"a": 1000, "b": 0, "c": 0}, 3, 1.0)
+    assert counts == {"a": 1, "b": 1, "c": 1}
+
+
+def test_global_threshold() -> None:
+    scores = {"a": np.array([[3.0, 1], [9, 0]]), "b": np.array([2.0, 8, 7])}
+    assert global_threshold(scores, 4) == {"a": 2, "b": 2}
+    assert global_threshold(scores, 0) == {"a": 0, "b": 0}
+    assert global_threshold(scores, 7) == {"a": 4, "b": 3}
+
+
+def test_relative_saliency_ignores_scale() -> None:
+    rng = np.random.default_rng(0)
+    W, x, y = rng.normal(size=(1, 3, 4)), rng.random((1, 4)), rng.random((1, 3))
+    np.testing.assert_allclose(relative_saliency(W, x, y), relative_saliency(W * 5, x, y * 25))
+    np.testing.assert_allclose(relative_saliency(W, x, y), W**2 * x[:, None] / y.sum())
+    assert np.isfinite(relative_saliency(W, x, y * 0)).all()
+
+
+@given(st.integers(0, 10**8), st.floats(0, 1, exclude_max=True))
+def test_budget_meets_the_sparsity(total: int, sparsity: float) -> None:
+    keep = budget(total, sparsity)
+    assert 0 <= keep <= total
+    assert total - keep >= sparsity * total - 1e-6
+    assert total - keep - 1 < sparsity * total  # and not one weight more than asked
+
+
+@pytest.mark.parametrize(("total", "sparsity", "keep"), [(10, 0.7, 3), (10, 0, 10), (100, 0.9, 10)])
+def test_budget_does_not_stumble_over_rounding(total: int, sparsity: float, keep: int) -> None:
+    assert budget(total, sparsity) == keep

@@ -1,0 +1,95 @@
+"""The read-out: skew is found where there is some, and nothing is made up where there is none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finepruning._readout import SILENT_UNSEEN, read_out
+
+
+def predictions(
+    classes: list[int], n: int, K: int, margin: float = 5.0, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits ``(n, K)`` of a classifier that is right most of the time, and the true classes."""
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(classes, n)
+    logits = rng.normal(size=(n, K)) * 1.5
+    logits[np.arange(n), truth] += margin
+    return logits, truth
+
+
+@pytest.mark.parametrize("n", [50, 200, 1000])
+def test_without_skew_nothing_moves(n: int) -> None:
+    found = read_out(predictions(list(range(10)), n, 10)[0])
+    assert np.abs(found.shift).max() < 0.1
+    assert not found.silent.any()
+    assert found.trust < 0.05
+
+
+@pytest.mark.parametrize("n", [60, 300])
+def test_skew_is_found_and_helps(n: int) -> None:
+    logits, _ = predictions([1, 4], n, 20, margin=2.5)
+    found = read_out(logits)
+    assert found.trust > 0.99
+    assert set(np.argsort(found.prior)[-2:]) == {1, 4}
+    assert 1.5 < found.classes < 4
+    new, true = predictions([1, 4], 500, 20, margin=2.5, seed=1)
+    before = (new.argmax(1) == true).mean()
+    assert ((new + found.shift).argmax(1) == true).mean() > before + 0.1
+
+
+def test_outputs_are_silenced_only_when_enough_was_seen() -> None:
+    many, few = (predictions([0, 1], n, 30, margin=25)[0] for n in (200, 12))
+    silent = read_out(many).silent
+    assert silent.sum() > 20
+    assert not silent[[0, 1]].any()
+    assert SILENT_UNSEEN < 1 / 12
+    assert not read_out(few).silent.any()
+
+
+def test_a_class_seen_once_is_not_silenced() -> None:
+    logits, _ = predictions([0, 1], 200, 10, margin=25)
+    logits[7] = 0
+    logits[7, 5] = 25
+    found = read_out(logits)
+    assert not found.silent[5]
+    assert found.prior[5] > np.delete(found.prior, [0, 1, 5]).max()
+
+
+@given(st.integers(2, 9), st.integers(2, 12), st.integers(0, 10**6), st.sampled_from([0, 1, 1e3]))
+def test_few_samples_give_finite_numbers(n: int, K: int, seed: int, scale: float) -> None:
+    logits = np.random.default_rng(seed).normal(size=(n, K)) * scale
+    found = read_out(logits)
+    assert np.isfinite(found.shift).all()
+    assert found.shift.shape == found.prior.shape == found.silent.shape == (K,)
+    assert found.prior.sum() == pytest.approx(1)
+    assert (found.prior > 0).all()
+    assert 0 <= found.trust <= 1
+    assert 1 <= found.classes <= K + 1e-9
+    assert not found.silent.all()
+
+
+def test_extreme_logits() -> None:
+    logits = np.zeros((40, 5))
+    logits[:, 3] = 1e30
+    logits[:, 1] = -np.inf  # a model that masks a class
+    found = read_out(logits)
+    assert np.isfinite(found.shift).all()
+    assert found.shift.argmax() == 3
+
+
+def test_it_is_deterministic_and_has_no_order() -> None:
+    logits, _ = predictions([2, 3], 80, 7, margin=3)
+    one, two = read_out(logits), read_out(logits.copy())
+    np.testing.assert_array_equal(one.shift, two.shift)
+    np.testing.assert_allclose(read_out(logits[::-1]).shift, one.shift, atol=1e-9)
+    np.testing.assert_allclose(read_out(logits[:, ::-1]).shift[::-1], one.shift, atol=1e-9)
+
+
+def test_a_constant_a_sample_changes_nothing() -> None:
+    logits, _ = predictions([2, 3], 80, 7, margin=3)
+    moved = logits + np.arange(80)[:, None]
+    np.testing.assert_allclose(read_out(moved).shift, read_out(logits).shift, atol=1e-9)
