@@ -1,9 +1,9 @@
 """Accuracy of the personalised network beside the dense one, on held-out data.
 
-    python benchmarks/accuracy.py dogs            ResNet-50, ten dog breeds, 128 photos (5 draws), 250
-    python benchmarks/accuracy.py cifar           ResNet-20 and -56, 3 of 10 classes, 128 images, 10 users
+    python benchmarks/accuracy.py dogs     ResNet-50, ten dog breeds, 128 photos (5 draws), 250
+    python benchmarks/accuracy.py cifar    ResNet-20 and -56, 3 of 10 classes, 128 images, 10 users
 
-Options: --efforts best,fast,paper   --draws 5   --users 10   --quick (a few images, for a smoke test)
+Options: --efforts best,fast,paper  --draws 5  --users 10  --quick (a few images: a smoke test)
 Rows already measured are kept, so an interrupted run goes on where it stopped.
 """
 
@@ -78,7 +78,9 @@ def measure(results: Results, model: nn.Module, user: User, efforts: list[str]) 
 
 def main() -> None:
     """Run one benchmark and print its table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("data", choices=["dogs", "cifar"])
     parser.add_argument("--efforts", default="best,fast,paper")
     parser.add_argument("--draws", type=int, default=5)

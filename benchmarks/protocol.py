@@ -68,7 +68,8 @@ class Row:
     artifact_bytes: float = math.nan
 
 
-# --- ImageNet dogs, ResNet-50 -----------------------------------------------------------------------
+# --- ImageNet dogs, ResNet-50
+# -----------------------------------------------------------------------
 
 
 def resnet50() -> nn.Module:
@@ -95,7 +96,8 @@ def dogs() -> tuple[Tensor, Tensor, Tensor, list[int]]:
     )
 
 
-# --- CIFAR-10 after a JPEG round trip ---------------------------------------------------------------
+# --- CIFAR-10 after a JPEG round trip
+# ---------------------------------------------------------------
 
 
 class CifarBlock(nn.Module):
@@ -167,7 +169,8 @@ def cifar_user(images: Tensor, labels: Tensor, seed: int, classes: int, n: int) 
     return User(f"{classes}of10-{seed}", chosen, images[taken], images[test], labels[test])
 
 
-# --- Measures ---------------------------------------------------------------------------------------
+# --- Measures
+# ---------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()

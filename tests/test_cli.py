@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import finepruning
-from finepruning import _cli
+from finepruning import _account, _cli
 from finepruning._cli import main
 from finepruning._data import Preprocess
 from finepruning._errors import FinepruningError
@@ -81,9 +81,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def load(path: str, base: nn.Module) -> nn.Module:
         return nn.Sequential(base, nn.Hardtanh(-1, 0))  # all ties: always the first class
 
-    account = ModuleType("finepruning._account")
-    account.format_report = lambda report: f"formatted {report}"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "finepruning._account", account)
+    monkeypatch.setattr(_account, "format_report", lambda report: f"formatted {report}")
     monkeypatch.setattr(finepruning, "personalize", personalize, raising=False)
     monkeypatch.setattr(finepruning, "load", load, raising=False)
     monkeypatch.setattr(finepruning, "read_report", lambda path: {"path": str(path)}, raising=False)
@@ -359,3 +357,35 @@ def test_the_resnet_and_the_dogs() -> None:
         best = loaded.model(x).argmax(1)
     truth = torch.tensor([155, 159, 162, 167, 182, 193, 207, 229, 258, 273])
     assert int((best == truth).sum()) == 5
+
+
+# the real thing, from end to end
+
+
+def test_personalize_evaluate_and_inspect_for_real(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i, (name, (r, g, b)) in enumerate(COLOURS.items()):
+        for j in range(4):
+            path = tmp_path / "photos" / name / f"{j}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (r - 9 * j, g, b + j + i)).save(path)
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n\n\ndef net():\n    torch.manual_seed(0)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1),"
+        " nn.Flatten(), nn.Linear(8, 3))\n"
+    )
+    common = ["--model", f"{tmp_path / 'net.py'}:net", "--data", str(tmp_path / "photos")]
+    common += ["--resize", "8", "--crop", "8", "--format", "json"]
+    me = str(tmp_path / "me")
+    assert main(["personalize", *common, "--out", me, "--sparsity", "0.5"]) == 0
+    report = json.loads(capsys.readouterr().out)["report"]
+    assert report["samples"] == 12
+    assert report["zeros"] == -(-report["weights"] // 2)
+    assert main(["evaluate", *common, "--personal", me]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["dense"]["n"] == found["personal"]["n"] == 12
+    assert main(["inspect", me]) == 0
+    assert "50.0" in capsys.readouterr().out
+    assert main(["personalize", *common, "--out", me]) == 1
+    assert "exists" in capsys.readouterr().err

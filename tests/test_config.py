@@ -13,7 +13,10 @@ from finepruning import Config, FinepruningError
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *(("sparsity", v) for v in (1, 1.0, 1.5, -0.1, 70, float("nan"), float("inf"), "0.7", None)),
+        *(
+            ("sparsity", v)
+            for v in (1, 1.0, 1.5, -0.1, 70, float("nan"), float("inf"), "0.7", None)
+        ),
         *(("effort", v) for v in ("", "Best", "slow", None)),
         *(("positions", v) for v in (0, -1)),
         *(("memory", v) for v in (0, -1.0, float("nan"))),

@@ -72,6 +72,7 @@ def test_a_layer_sees_what_was_done_before() -> None:
 
 def test_activations_are_let_go() -> None:
     """While a layer is visited, no batch holds an activation of the layers before it."""
+
     class Noted(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             y = x + 1

@@ -383,10 +383,10 @@ def test_interception_ends() -> None:
         before = model(x)
 
     def refuse(layer: Layer, x: Tensor) -> Tensor:
+        assert not torch.backends.mha.get_fastpath_enabled()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), intercepted(find_layers(model), refuse):
-        assert not torch.backends.mha.get_fastpath_enabled()
         model(x)
     assert torch.backends.mha.get_fastpath_enabled()
     assert not any("forward" in vars(m) for m in model.modules())

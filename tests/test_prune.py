@@ -1,4 +1,4 @@
-"""Pruning in one pass: what a layer is fitted to, and networks that take other ways when damaged."""
+"""Pruning in one pass: what layers are fitted to, and networks that go other ways when damaged."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def test_mean_outputs_are_restored(effort: str) -> None:
 
 def test_best_is_better_than_fast_and_fast_than_paper() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8))
+    model = nn.Sequential(
+        nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8)
+    )
     mix = torch.randn(4, 16)  # the person's data lie in a small corner
     x, new = torch.randn(256, 4) @ mix, torch.randn(256, 4) @ mix
 

@@ -23,16 +23,17 @@ class LayerReport:
     weights: int
     zeros: int
     error: float | None
-    """Share of the dense outputs' variance missed on the calibration data; None where not measured."""
+    """Share of the dense outputs' variance missed on the calibration data; None where not
+    measured."""
 
 
 @dataclass(frozen=True)
 class Report:
     """What :func:`finepruning.personalize` did and what it cost. ``str()`` of it is for reading.
 
-    Times are seconds of wall clock; memory is in bytes; ``macs`` counts multiply-accumulates of Conv
-    and Linear layers for one sample. ``forward_passes`` is the multiply-accumulates of everything done,
-    solves included, over those of one dense forward pass over the same samples.
+    Times are seconds of wall clock; memory is in bytes; ``macs`` counts multiply-accumulates of
+    Conv and Linear layers for one sample. ``forward_passes`` is the multiply-accumulates of
+    everything done, solves included, over those of one dense forward pass over the same samples.
     """
 
     version: str
@@ -72,7 +73,8 @@ def format_report(report: Mapping[str, Any]) -> str:
     seconds, macs, readout = report["seconds"], report["macs"], report["readout"]
     memory = report["peak_memory"]
     lines = [
-        f"{'sparsity':<12}{report['sparsity']:.2%} of {report['weights']:,} Conv and Linear weights are zero",
+        f"{'sparsity':<12}{report['sparsity']:.2%} of {report['weights']:,}"
+        " Conv and Linear weights are zero",
         f"{'samples':<12}{report['samples']} unlabelled"
         f" ({report['calibration_samples']} to fit the layers)",
         f"{'effort':<12}{report['config']['effort']}, seed {report['config']['seed']}",
@@ -82,7 +84,8 @@ def format_report(report: Mapping[str, Any]) -> str:
         f" of it solving {seconds['solve']:.1f})",
         f"{'computation':<12}{report['forward_passes']:.1f} forward-pass equivalents;"
         " one epoch of fine-tuning takes 3",
-        f"{'MACs':<12}{macs['dense']:,} a sample dense, {macs['personal']:,} with the zeros left out",
+        f"{'MACs':<12}{macs['dense']:,} a sample dense,"
+        f" {macs['personal']:,} with the zeros left out",
         f"{'memory':<12}"
         + ("not measured" if memory is None else f"peak {memory / 1e6:,.0f} MB above the start"),
         "",
@@ -105,7 +108,7 @@ def _readout_line(readout: Mapping[str, Any]) -> str:
         return f"left as it was: {readout['reason']}"
     return (
         f"about {readout['classes']:.0f} of {readout['outputs']} classes in use"
-        f" (trust {readout['trust']:.2f}); {readout['silent']} outputs silenced"
+        f" (trust {readout['trust']:.2f}), the others made unlikely; {readout['silent']} removed"
     )
 
 
@@ -141,8 +144,8 @@ class PeakMemory:
 def release_free_memory() -> None:
     """Give freed memory back to the system, where the C library is one that holds on to it (glibc).
 
-    Each batch of the lock-step pass runs in a thread of its own, and glibc keeps what each one frees:
-    on ResNet-50 that nearly doubled the peak.
+    Each batch of the lock-step pass runs in a thread of its own, and glibc keeps what each one
+    frees: on ResNet-50 that nearly doubled the peak.
     """
     trim = getattr(_C, "malloc_trim", None)
     if trim is not None:

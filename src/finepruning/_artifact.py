@@ -1,8 +1,9 @@
 """The artifact: the small folder that turns the base model into this person's.
 
-``finepruning.json`` says what it is and which base it fits; ``personal.safetensors`` holds, for each
-pruned weight ``NAME``, ``NAME.mask`` (uint8, one bit a weight, most significant first, in memory order)
-and ``NAME.values`` (the weights that stay, in the same order), and each changed bias as it is. No pickle.
+``finepruning.json`` says what it is and which base it fits; ``personal.safetensors`` holds, for
+each pruned weight ``NAME``, ``NAME.mask`` (uint8, one bit a weight, most significant first, in
+memory order) and ``NAME.values`` (the weights that stay, in the same order), and each changed bias
+as it is. No pickle.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def fingerprint(model: nn.Module) -> str:
             continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         flat = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(memoryview(flat.numpy()))
+        digest.update(flat.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -50,8 +51,8 @@ def save(
 ) -> None:
     """Write the artifact for ``model`` at ``path``: all or nothing.
 
-    ``pruned`` and ``changed`` name the parameters that are stored as mask and values, and as they are.
-    Raises :class:`FinepruningError` where ``path`` exists or cannot be written.
+    ``pruned`` and ``changed`` name the parameters that are stored as mask and values, and as they
+    are. Raises :class:`FinepruningError` where ``path`` exists or cannot be written.
     """
     out = Path(path)
     if out.exists() or out.is_symlink():
@@ -89,7 +90,8 @@ def _umask() -> int:
 
 
 def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The artifact's JSON. Raises :class:`FinepruningError` where it is none, or of another format."""
+    """The artifact's JSON. Raises :class:`FinepruningError` where it is none, or of another
+    format."""
     file = Path(path, JSON)
     try:
         about = json.loads(file.read_text())
@@ -119,9 +121,9 @@ def load(path: str | os.PathLike[str], base: nn.Module) -> nn.Module:
 
     >>> model = finepruning.load("me/", base)  # doctest: +SKIP
 
-    ``base`` must be the same pretrained module, with the same weights, that was personalised. Returns a
-    new module in evaluation mode, bit for bit the one that was saved. Raises :class:`FinepruningError`
-    where the artifact is damaged or belongs to another base.
+    ``base`` must be the same pretrained module, with the same weights, that was personalised.
+    Returns a new module in evaluation mode, bit for bit the one that was saved. Raises
+    :class:`FinepruningError` where the artifact is damaged or belongs to another base.
     """
     about = read_about(path)
     if fingerprint(base) != about["base"]:
@@ -129,8 +131,8 @@ def load(path: str | os.PathLike[str], base: nn.Module) -> nn.Module:
             f"{Path(path)}: made for another base model; load the weights that were personalised"
         )
     try:
-        tensors = load_file(Path(path, TENSORS))
         with torch.inference_mode(False), torch.no_grad():
+            tensors = load_file(Path(path, TENSORS))
             model = copy.deepcopy(base).eval()
             for name in about["pruned"]:
                 weight = model.get_parameter(name)

@@ -53,10 +53,10 @@ class Batch:
 def read_batches(data: Any) -> Iterator[Batch]:
     """Yield a :class:`Batch` for each item of ``data``.
 
-    ``data`` is a tensor or array of samples, or any iterable of items: tensors ``(B, ...)``, tuples or
-    lists whose first entry is such a tensor (the rest, labels, is ignored), or mappings of keyword
-    inputs (``labels`` is ignored). Raises :class:`FinepruningError` for anything else, and for NaN or
-    infinite values.
+    ``data`` is a tensor or array of samples, or any iterable of items: tensors ``(B, ...)``, tuples
+    or lists whose first entry is such a tensor (the rest, labels, is ignored), or mappings of
+    keyword inputs (``labels`` is ignored). Raises :class:`FinepruningError` for anything else, and
+    for NaN or infinite values.
     """
     if isinstance(data, np.ndarray):
         data = torch.from_numpy(data)
@@ -65,7 +65,7 @@ def read_batches(data: Any) -> Iterator[Batch]:
             raise FinepruningError(
                 f"batches: a tensor of shape {tuple(data.shape)} holds no samples; give (N, ...)"
             )
-        data = data.split(BATCH_SIZE)
+        data = torch.split(data, BATCH_SIZE)
     if isinstance(data, Mapping | str | bytes) or not isinstance(data, Iterable):
         raise FinepruningError(
             f"batches: a {type(data).__name__} is no data; give a tensor, a DataLoader or a list"

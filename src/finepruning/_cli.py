@@ -141,7 +141,8 @@ def _load(args: argparse.Namespace) -> Loaded:
             " give all of --resize --crop --mean --std to replace it"
         )
     note = " (assumed; change with --resize --crop --mean --std)" if loaded.assumed else ""
-    _say(f"images: {preprocess}{'' if given else note}")
+    shown = preprocess if isinstance(preprocess, Preprocess) else "prepared by the model's own code"
+    _say(f"images: {shown}{'' if given else note}")
     return dataclasses.replace(loaded, preprocess=preprocess)
 
 

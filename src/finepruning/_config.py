@@ -27,7 +27,8 @@ class Config:
     readout: bool = True
     """Fold the person's class prior into the output bias, and silence outputs never used."""
     seed: int = 0
-    """Draws the positions that are sampled, and the calibration samples where there are too many."""
+    """Draws the positions that are sampled, and the calibration samples where there are too
+    many."""
     positions: int = 8000
     """Output positions sampled a layer for ``best``, over all samples together."""
     ridge: float = 0.3

@@ -1,9 +1,10 @@
 """The numerical core: statistics, masks, compensation and repair on plain matrices.
 
-It knows no network. Every function takes NumPy arrays (2.0 or newer) or PyTorch tensors alike and uses
-only what the two share. Shapes: ``G`` groups, ``O`` outputs and ``D`` inputs a group, ``N`` samples.
-At one position ``y[g] = W[g] @ x[g] + b[g]``. ``H`` ``(G, D, D)`` is the covariance of the inputs, ``C``
-``(G, D, O)`` their covariance with the outputs wanted; centring is what frees the bias.
+It knows no network. Every function takes NumPy arrays (2.0 or newer) or PyTorch tensors alike and
+uses only what the two share. Shapes: ``G`` groups, ``O`` outputs and ``D`` inputs a group, ``N``
+samples. At one position ``y[g] = W[g] @ x[g] + b[g]``. ``H`` ``(G, D, D)`` is the covariance of the
+inputs, ``C`` ``(G, D, O)`` their covariance with the outputs wanted; centring is what frees the
+bias.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ import numpy as np
 Matrix = Any
 """A NumPy array or a PyTorch tensor of floats."""
 
+
 @dataclass(frozen=True)
 class Schedule:
-    """How thoroughly a layer is fitted: stages of removal, and conjugate-gradient steps between them."""
+    """How thoroughly a layer is fitted: stages of removal, and conjugate-gradient steps between
+    them."""
 
     stages: int
     first: int
@@ -87,7 +90,7 @@ class Moments:
 def gram(X: Matrix, total: Matrix, block: int = 1024) -> Matrix:
     """``total + X^T X``: block by block, so that the lower triangle costs no product."""
     D = X.shape[2]
-    if D <= block:
+    if block >= D:
         return total + X.mT @ X
     if isinstance(total, int):
         total = X[:, :1, :].mT @ X[:, :1, :] * 0
@@ -106,7 +109,8 @@ def clip_min(values: Matrix, low: float) -> Matrix:
 
 
 def top(scores: Matrix, count: int) -> Matrix:
-    """A boolean mask of the ``count`` largest ``scores``; of equal ones the first in memory stay."""
+    """A boolean mask of the ``count`` largest ``scores``; of equal ones the first in memory
+    stay."""
     flat = scores.reshape(-1)
     size = flat.shape[0]
     if count >= size:
@@ -131,11 +135,15 @@ def saliency(W: Matrix, second_moments: Matrix) -> Matrix:
     return W * W * second_moments[:, None, :]
 
 
-def descend(W: Matrix, mask: Matrix, H: Matrix, ridge: Matrix, target: Matrix, steps: int) -> Matrix:
-    """``steps`` of conjugate gradients on ``W (H + diag(ridge)) = target`` over the weights in ``mask``.
+def descend(
+    W: Matrix, mask: Matrix, H: Matrix, ridge: Matrix, target: Matrix, steps: int
+) -> Matrix:
+    """``steps`` of conjugate gradients on ``W (H + diag(ridge)) = target`` over the weights in
+    ``mask``.
 
-    Each row is a least-squares problem of its own, preconditioned by the diagonal; ``W`` ``(G, O, D)`` is
-    where it starts, ``ridge`` ``(G, D)``, ``target`` ``(G, O, D)``. Source: Hestenes and Stiefel 1952.
+    Each row is a least-squares problem of its own, preconditioned by the diagonal; ``W`` ``(G, O,
+    D)`` is where it starts, ``ridge`` ``(G, D)``, ``target`` ``(G, O, D)``. Source: Hestenes and
+    Stiefel 1952.
     """
     reg = ridge[:, None, :]
     diagonal = H.diagonal(0, 1, 2)[:, None, :] + reg
@@ -162,10 +170,10 @@ def compensate(
 ) -> tuple[Matrix, Matrix]:
     """Keep ``keep`` weights of ``W`` and refit them so that the wanted outputs come out.
 
-    Minimises ``E|W' x - y|^2 + sum_d r_d |w'_d - w_d|^2``, ``r_d = ridge * H_dd``: the inputs ``x`` carry
-    the damage done upstream, ``y`` is what the dense network gave there, and the second term holds on
-    to the generic weights where the person's data says little. Weights go in stages, the least
-    ``w'^2 (H_dd + r_d)`` first, and those that stay are refitted after each.
+    Minimises ``E|W' x - y|^2 + sum_d r_d |w'_d - w_d|^2``, ``r_d = ridge * H_dd``: the inputs ``x``
+    carry the damage done upstream, ``y`` is what the dense network gave there, and the second term
+    holds on to the generic weights where the person's data says little. Weights go in stages, the
+    least ``w'^2 (H_dd + r_d)`` first, and those that stay are refitted after each.
 
     Returns the weights ``(G, O, D)`` and their mask. Related: Frantar and Alistarh 2023 (arXiv
     2301.00774) remove with one exact solve, Meng et al. 2024 (arXiv 2406.07831) with ADMM.
@@ -186,7 +194,8 @@ def compensate(
 
 
 def gain(now: Matrix, variance: Matrix, limit: float = 3.0) -> Matrix:
-    """Scale that brings outputs of variance ``now`` to the dense network's ``variance``, both ``(G, O)``.
+    """Scale that brings outputs of variance ``now`` to the dense network's ``variance``, both ``(G,
+    O)``.
 
     Neurons keep their firing rate (homeostasis). ``limit`` bounds it to ``[1/limit, limit]``.
     """
@@ -200,6 +209,7 @@ def fitted_bias(W: Matrix, x_mean: Matrix, y_mean: Matrix) -> Matrix:
 
 
 def unexplained(W: Matrix, H: Matrix, C: Matrix, variance: Matrix) -> float:
-    """Share of the wanted outputs' variance that ``W`` misses, with the bias fitted: 0 is perfect."""
+    """Share of the wanted outputs' variance that ``W`` misses, with the bias fitted: 0 is
+    perfect."""
     error = variance - 2 * (W * C.mT).sum(-1) + ((W @ H) * W).sum(-1)
     return float(error.sum() / (variance.sum() + TINY))

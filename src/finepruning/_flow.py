@@ -1,9 +1,10 @@
 """Let many batches flow through one model in lock-step, layer by layer.
 
-Each batch runs the ordinary forward pass in a thread of its own, one thread at a time, and stops where
-it meets a layer that has not been visited. When every batch that will come has come, the layer is
-visited once with all their inputs, and the batches go on. So each layer is seen with inputs that carry
-everything done upstream, in one forward pass, and only the activations at the stops are alive.
+Each batch runs the ordinary forward pass in a thread of its own, one thread at a time, and stops
+where it meets a layer that has not been visited. When every batch that will come has come, the
+layer is visited once with all their inputs, and the batches go on. So each layer is seen with
+inputs that carry everything done upstream, in one forward pass, and only the activations at the
+stops are alive.
 """
 
 from __future__ import annotations
@@ -74,9 +75,10 @@ def flow(
 ) -> list[Any]:
     """Run ``forwards`` in lock-step; call ``visit(layer, {batch: input})`` once for each layer.
 
-    ``expected`` names the batches that will call each layer (known from an earlier pass). A layer is
-    visited when all of them wait for it; should batches take different routes and wait for each other,
-    the layer with most batches waiting goes first. Returns the outputs of the forwards, in order.
+    ``expected`` names the batches that will call each layer (known from an earlier pass). A layer
+    is visited when all of them wait for it; should batches take different routes and wait for each
+    other, the layer with most batches waiting goes first. Returns the outputs of the forwards, in
+    order.
     """
     visited: set[str] = set()
 

@@ -1,8 +1,9 @@
 """The adapter between PyTorch modules and matrices: the only room that knows both.
 
-A :class:`Layer` is one prunable weight seen as a stack of matrices ``(G, O, D)``: ``G`` groups, ``O``
-output channels and ``D`` inputs per group, so that at one output position ``y[g] = W[g] @ x[g] + b[g]``.
-:func:`find_layers` lists them, :func:`intercepted` routes every call of one through a handler.
+A :class:`Layer` is one prunable weight seen as a stack of matrices ``(G, O, D)``: ``G`` groups,
+``O`` output channels and ``D`` inputs per group, so that at one output position ``y[g] = W[g] @
+x[g] + b[g]``. :func:`find_layers` lists them, :func:`intercepted` routes every call of one through
+a handler.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Layer:
     """One prunable weight. Subclasses say how it is stored and how its inputs become columns."""
 
     name: str
-    module: nn.Module
+    module: Any  # PyTorch types every attribute of a module Tensor | Module
     weight_name: str = "weight"
     bias_name: str = "bias"
     aliases: list[str] = field(default_factory=list)
@@ -104,7 +105,8 @@ class LinearLayer(Layer):
         samples, positions = self.positions(x)
         return x.reshape(samples, positions, x.shape[-1])[sample, position][None]
 
-    rows = columns
+    def rows(self, y: Tensor, sample: Tensor, position: Tensor) -> Tensor:
+        return self.columns(y, sample, position)
 
 
 class TransposedLinearLayer(LinearLayer):
@@ -223,7 +225,8 @@ Handler = Callable[[Layer, Tensor], Tensor]
 
 
 def _attention(m: nn.MultiheadAttention, parts: list[Layer], handle: Handler) -> Callable[..., Any]:
-    """``nn.MultiheadAttention.forward`` in separate projections, so that each can be intercepted."""
+    """``nn.MultiheadAttention.forward`` in separate projections, so that each can be
+    intercepted."""
 
     def forward(
         query: Tensor,
@@ -282,7 +285,8 @@ def _kind(module: nn.Module) -> type[Layer] | None:
 
 def _has_own_forward(module: nn.Module) -> bool:
     """Whether it computes something else than the class of PyTorch that it derives from."""
-    for base in (nn.Linear, *_CONVS, nn.MultiheadAttention):
+    bases: tuple[type[nn.Module], ...] = (nn.Linear, *_CONVS, nn.MultiheadAttention)
+    for base in bases:
         if isinstance(module, base):
             names = ("forward", "_conv_forward")
             changed = [getattr(type(module), n, 0) is not getattr(base, n, 0) for n in names]
@@ -365,9 +369,11 @@ def find_layers(model: nn.Module) -> Found:
                 continue
             parts: list[Layer] = []
             for i, part in enumerate("qkv"):
-                layer = ProjectionLayer(f"{name}.{part}", module, "in_proj_weight", "in_proj_bias")
-                layer.part = i
-                parts.append(layer)
+                projection = ProjectionLayer(
+                    f"{name}.{part}", module, "in_proj_weight", "in_proj_bias"
+                )
+                projection.part = i
+                parts.append(projection)
             parts.append(LinearLayer(f"{name}.out_proj", module.out_proj))
             attention.append((module, parts))
             layers += parts

@@ -193,13 +193,15 @@ def _user_function(
 ) -> Loaded:
     if not file.is_file():
         raise FinepruningError(f"--model {file}:{function}: no such file as {file}")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    # A private name: the file's own could shadow a package. Registered, as dataclasses ask for it.
+    spec = importlib.util.spec_from_file_location(f"_finepruning_user_{file.stem}", file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     # As under `python FILE.py`: what lies beside the file can be imported, and stays importable
     # for what the model does later.
     sys.path.insert(0, str(file.resolve().parent))
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
         if not callable(make := getattr(module, function, None)):

@@ -1,8 +1,8 @@
 """Observe: what the dense network does on the person's data, in one forward pass.
 
 A trace of one sample says which layers run, how often and how large. The pass itself keeps, of each
-layer, the outputs at sampled positions (what the pruned network will be fitted to), the second moments
-of its inputs there, and the logits. Nothing grows with the samples but the logits.
+layer, the outputs at sampled positions (what the pruned network will be fitted to), the second
+moments of its inputs there, and the logits. Nothing grows with the samples but the logits.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Observation:
 
 @dataclass
 class Spread:
-    """Streaming mean and second moment of a layer's inputs ``(G, D)``, and of its outputs ``(G, O)``."""
+    """Streaming mean and second moment of a layer's inputs ``(G, D)``, and of its outputs ``(G,
+    O)``."""
 
     x_count: int = 0
     y_count: int = 0
@@ -107,7 +108,8 @@ class Spread:
 
 
 def logits_of(output: Any) -> Any:
-    """The tensor in a model's output that holds the logits: itself, ``.logits`` or the first entry."""
+    """The tensor in a model's output that holds the logits: itself, ``.logits`` or the first
+    entry."""
     if isinstance(output, Mapping):
         output = output.get("logits", next(iter(output.values()), None))
     elif hasattr(output, "logits"):

@@ -1,7 +1,7 @@
 """The published rule alone, for comparison: magnitude weighted by activity, in steps, no repair.
 
-Source: Bingham, Zonouz and Aran 2025 (Patterns 6(5) 101242, arXiv 2602.18507). What the paper leaves
-open, and what is done here, is said in docs/method.md.
+Source: Bingham, Zonouz and Aran 2025 (Patterns 6(5) 101242, arXiv 2602.18507). What the paper
+leaves open, and what is done here, is said in docs/method.md.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def prune_by_activity(
 ) -> None:
     """Zero all but ``keep`` weights of ``layers``, in place.
 
-    The score of a weight is ``|w| * mean |x|`` over the person's data, ``x`` its input in the network as
-    pruned so far; the lowest scores of the whole network go.
+    The score of a weight is ``|w| * mean |x|`` over the person's data, ``x`` its input in the
+    network as pruned so far; the lowest scores of the whole network go.
     """
     total = sum(layer.size for layer in layers)
     masks = {layer.name: torch.ones_like(layer.matrix(), dtype=torch.bool) for layer in layers}

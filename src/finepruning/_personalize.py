@@ -40,7 +40,8 @@ class Result:
     changed: tuple[str, ...]
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the artifact, a folder of its own, at ``path``: all or nothing, nothing overwritten."""
+        """Write the artifact, a folder of its own, at ``path``: all or nothing, nothing
+        overwritten."""
         report = self.report.to_dict()
         _artifact.save(path, self.model, [*self.pruned], [*self.changed], self.base, report)
 
@@ -66,13 +67,13 @@ def personalize(
     0.5
 
     ``batches`` is a tensor ``(N, ...)`` or any iterable, also a one-shot one, of tensors, of tuples
-    ``(inputs, labels)`` (labels are ignored) or of dicts of keyword inputs. It is read once. ``model``
-    may be on any device and in any floating dtype; it is left untouched. ``device`` is where to work
-    (default: where the model is). ``progress`` shows bars on a terminal. ``config`` replaces
-    ``sparsity``, ``effort``, ``readout`` and ``seed`` and sets the rest.
+    ``(inputs, labels)`` (labels are ignored) or of dicts of keyword inputs. It is read once.
+    ``model`` may be on any device and in any floating dtype; it is left untouched. ``device`` is
+    where to work (default: where the model is). ``progress`` shows bars on a terminal. ``config``
+    replaces ``sparsity``, ``effort``, ``readout`` and ``seed`` and sets the rest.
 
-    The same inputs and seed give the same bits. Raises :class:`FinepruningError` for data or models that
-    cannot be used.
+    The same inputs and seed give the same bits. Raises :class:`FinepruningError` for data or models
+    that cannot be used.
     """
     config = config or Config(sparsity=sparsity, effort=effort, readout=readout, seed=seed)
     started = time.perf_counter()
@@ -88,7 +89,8 @@ def personalize(
     found = find_layers(personal)
     if not found.layers:
         raise FinepruningError(
-            f"model: a {type(model).__name__} without prunable layers (Linear, Conv1d/2d/3d, attention)"
+            f"model: a {type(model).__name__} without prunable layers;"
+            " it takes Linear, Conv1d/2d/3d or attention"
         )
     bars = _Bars(progress)
 
@@ -115,8 +117,9 @@ def personalize(
     keep_total = budget(total, config.sparsity) - found.weights_skipped
     if keep_total < len(found.layers):
         raise FinepruningError(
-            f"sparsity={config.sparsity}: {found.weights_skipped / total:.0%} of the weights are in"
-            f" layers left alone ({next(iter(found.skipped))}, ...); give a lower sparsity"
+            f"sparsity={config.sparsity}: would leave {max(0, keep_total)} weights for"
+            f" {len(found.layers)} layers ({found.weights_skipped} of {total} are in layers left"
+            " alone); give a lower sparsity"
         )
 
     done: dict[str, Pruned] = {}
@@ -140,7 +143,9 @@ def personalize(
 
     for parameter in personal.parameters():
         if not bool(parameter.isfinite().all()):
-            raise FinepruningError("model: the fit gave NaN or infinite weights; please report this")
+            raise FinepruningError(
+                "model: the fit gave NaN or infinite weights; please report this"
+            )
     seconds = {
         "observe": observed - started,
         "dense_forward": seen.forward_seconds,
@@ -157,11 +162,11 @@ def _check_weights(model: nn.Module) -> None:
     for name, value in model.state_dict().items():
         if isinstance(value, nn.UninitializedParameter):
             raise FinepruningError(f"model: {name!r} is not initialised; run the model once first")
-        if isinstance(value, Tensor) and value.is_floating_point():
-            if not bool(value.isfinite().all()):
-                raise FinepruningError(
-                    f"model: {name!r} holds NaN or infinite values; load a sound checkpoint"
-                )
+        floats = isinstance(value, Tensor) and value.is_floating_point()
+        if floats and not bool(value.isfinite().all()):
+            raise FinepruningError(
+                f"model: {name!r} holds NaN or infinite values; load a sound checkpoint"
+            )
 
 
 def _device_of(model: nn.Module) -> torch.device:
@@ -179,7 +184,11 @@ def _length(batches: Any) -> int | None:
 
 
 def _leave_uncalled(found: Found, seen: Observation) -> None:
-    for layer in [la for la in found.layers if not seen.outputs.get(la.name, {}) and la.name not in seen.repeated]:
+    for layer in [
+        la
+        for la in found.layers
+        if not seen.outputs.get(la.name, {}) and la.name not in seen.repeated
+    ]:
         found.layers.remove(layer)
         found.skipped[layer.name] = "never called on this data"
         found.weights_skipped += layer.size
@@ -225,7 +234,8 @@ def _plan(
 def _parameter_names(
     personal: nn.Module, model: nn.Module, layers: Iterable[Layer]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the pruned weights, and of all other parameters that differ from the given model's."""
+    """Names of the pruned weights, and of all other parameters that differ from the given
+    model's."""
     weights = {layer.weight.untyped_storage().data_ptr() for layer in layers}
     given = dict(model.named_parameters())
     pruned, changed = [], []

@@ -1,7 +1,7 @@
 """Prune: one more forward pass, all samples in lock-step, each layer mended before it runs.
 
-Every layer sees inputs that carry the damage done upstream, is fitted to what the dense network gave
-at the same positions, and hands on what the pruned network really computes.
+Every layer sees inputs that carry the damage done upstream, is fitted to what the dense network
+gave at the same positions, and hands on what the pruned network really computes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from ._config import Config
 from ._core import (
     QUICK,
     THOROUGH,
-    TINY,
     TINY,
     Moments,
     compensate,
@@ -60,7 +59,8 @@ def prune(
     device: torch.device,
     step: Callable[[], None],
 ) -> tuple[dict[str, Pruned], float]:
-    """Prune the layers named in ``keep`` in place; returns what was done and the seconds of solving.
+    """Prune the layers named in ``keep`` in place; returns what was done and the seconds of
+    solving.
 
     ``silent`` names output rows of a layer that go whole; ``keep`` counts what stays of the others.
     """
@@ -184,7 +184,11 @@ def _scored(
             kept = seen.outputs[layer.name].pop(batch)
             y = precise(layer.columns(x, kept.sample, kept.position)) @ W.mT
             count += y.shape[1]
-            mean, square, cross = mean + y.sum(1), square + (y * y).sum(1), cross + (y * kept.y).sum(1)
+            mean, square, cross = (
+                mean + y.sum(1),
+                square + (y * y).sum(1),
+                cross + (y * kept.y).sum(1),
+            )
         mean = mean / count
         now, covariance = square / count - mean**2, cross / count - mean * dense.output_mean()
     variance = dense.output_variance()

@@ -19,17 +19,18 @@ TEMPERATURE_PRIOR = (1.25, 0.25)
 """Median and standard deviation (of the logarithm) of the temperature, where evidence is weak."""
 STEPS = 60
 FLOOR, FLOOR_SAMPLES = 0.03, 2.0
-"""Pseudo-count of every class, ``FLOOR + FLOOR_SAMPLES / n``: what a class never seen still keeps."""
+"""Pseudo-count of every class, ``FLOOR + FLOOR_SAMPLES / n``: what a class never seen still
+keeps."""
 CAP, CAP_FLOOR = 0.7, 0.5
-"""Counts above ``CAP`` times the typical one are not believed: confusions tell well which classes are
-there, but badly how often. ``CAP_FLOOR`` scales the pseudo-count beside the capped counts."""
+"""Counts above ``CAP`` times the typical one are not believed: confusions tell well which classes
+are there, but badly how often. ``CAP_FLOOR`` scales the pseudo-count beside the capped counts."""
 TEMPER = 1.5
 """The counts are taken this much hotter than the evidence says, so that no class is lost early."""
 CAUTION = 0.75
 """Nats a class and log n that the evidence of skew must beat before it is believed (1/2 is BIC)."""
 SILENT_PEAK, SILENT_COUNT, SILENT_TRUST, SILENT_UNSEEN = 0.01, 0.05, 0.99, 0.05
-"""An output may be silenced when no sample gave it this probability, its count is below this, the skew
-is trusted this much, and the mass still unseen (Good-Turing) is below this."""
+"""An output may be silenced when no sample gave it this probability, its count is below this, the
+skew is trusted this much, and the mass still unseen (Good-Turing) is below this."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def _softmax(logits: Floats) -> Floats:
 
 
 def _responsibilities(p: Floats, floor: float) -> Floats:
-    """Class memberships ``(n, K)``: ``R_ik ~ p_ik (N_k - R_ik + floor)`` with ``N_k = sum_i R_ik``."""
+    """Class memberships ``(n, K)``: ``R_ik ~ p_ik (N_k - R_ik + floor)`` with ``N_k = sum_i
+    R_ik``."""
     R = p
     for _ in range(STEPS):
         R = p * (R.sum(0) - R + floor)

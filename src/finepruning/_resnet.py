@@ -1,4 +1,5 @@
-"""ResNets in torchvision's layout, so that its checkpoints load where torchvision cannot be imported.
+"""ResNets in torchvision's layout, so that its checkpoints load where torchvision cannot be
+imported.
 
 Key names and strides follow torchvision's v1.5 networks (the stride of a bottleneck sits on its 3x3
 convolution); the architecture is He et al. 2016, arXiv 1512.03385.
