@@ -2,6 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from finepruning import _batches
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data of a test is small: let it come in several batches all the same."""
+    monkeypatch.setattr(_batches, "BATCH_SIZE", 8)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from finepruning import FinepruningError
-from finepruning._batches import BATCH_SIZE, Batch, read_batches
+from finepruning import FinepruningError, _batches
+from finepruning._batches import Batch, count_items, read_batches
 
 X = torch.arange(12.0).reshape(6, 2)
 
@@ -44,8 +44,28 @@ def test_tensors(data: Any) -> None:
 
 
 def test_a_tensor_is_split() -> None:
-    batches = read(torch.zeros(2 * BATCH_SIZE + 1, 3))
-    assert [b.size for b in batches] == [BATCH_SIZE, BATCH_SIZE, 1]
+    size = _batches.BATCH_SIZE
+    data = torch.zeros(2 * size + 1, 3)
+    assert [b.size for b in read(data)] == [size, size, 1]
+    assert count_items(data) == 3
+
+
+def test_small_batches_are_joined() -> None:
+    data = torch.arange(50.0).reshape(25, 2)
+    batches = read(data.split(1))
+    assert [(b.size, b.items) for b in batches] == [(8, 8), (8, 8), (8, 8), (1, 1)]
+    assert torch.equal(torch.cat([b.inputs for b in batches]), data)
+    other = [torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(2, 4).double(), torch.zeros(9, 4)]
+    assert [b.size for b in read(other)] == [2, 2, 2, 9]
+
+
+def test_minus_infinity_is_welcome_in_a_mask_alone() -> None:
+    (batch,) = read([{"x": torch.zeros(2, 3), "attention_mask": torch.full((2, 3), -torch.inf)}])
+    assert batch.size == 2
+    with pytest.raises(FinepruningError, match="attention_mask"):
+        read([{"x": torch.zeros(2, 3), "attention_mask": torch.full((2, 3), torch.inf)}])
+    with pytest.raises(FinepruningError, match="infinite"):
+        read([torch.full((2, 3), -torch.inf)])
 
 
 @pytest.mark.parametrize("kind", [dict, UserDict])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ._errors import FinepruningError
 
 BATCH_SIZE = 32
-"""Batch size for data given as one tensor."""
+"""Batch size for data given as one tensor, and up to which small batches are joined."""
 
 LABEL_KEYS = ("label", "labels")
 
@@ -24,6 +24,8 @@ class Batch:
 
     inputs: dict[str, Any] | Tensor
     size: int
+    items: int = 1
+    """How many of the user's items it holds."""
 
     def call(self, model: nn.Module) -> Any:
         """The model's output for this batch."""
@@ -34,9 +36,9 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
         if isinstance(self.inputs, Tensor):
-            return Batch(self.inputs.to(device), self.size)
+            return Batch(self.inputs.to(device), self.size, self.items)
         moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.inputs.items()}
-        return Batch(moved, self.size)
+        return Batch(moved, self.size, self.items)
 
     def first(self) -> Batch:
         """The first sample alone."""
@@ -50,8 +52,18 @@ class Batch:
         return Batch({k: one(v) for k, v in self.inputs.items()}, 1)
 
 
+def count_items(data: Any) -> int | None:
+    """How many items :func:`read_batches` will read, where that can be known beforehand."""
+    if isinstance(data, Tensor | np.ndarray):
+        return -(-len(data) // BATCH_SIZE) if data.ndim else None
+    try:
+        return len(data)
+    except TypeError:
+        return None
+
+
 def read_batches(data: Any) -> Iterator[Batch]:
-    """Yield a :class:`Batch` for each item of ``data``.
+    """Yield the items of ``data`` as batches; small ones of plain tensors are joined.
 
     ``data`` is a tensor or array of samples, or any iterable of items: tensors ``(B, ...)``, tuples
     or lists whose first entry is such a tensor (the rest, labels, is ignored), or mappings of
@@ -70,8 +82,25 @@ def read_batches(data: Any) -> Iterator[Batch]:
         raise FinepruningError(
             f"batches: a {type(data).__name__} is no data; give a tensor, a DataLoader or a list"
         )
+    held: Batch | None = None
     for number, item in enumerate(data):
-        yield _batch(item, number)
+        batch = _batch(item, number)
+        joined = None if held is None else _join(held, batch)
+        if held is not None and joined is None:
+            yield held
+        held = joined or batch
+    if held is not None:
+        yield held
+
+
+def _join(one: Batch, two: Batch) -> Batch | None:
+    """Both in one batch, or None where that would be too large or their samples are not alike."""
+    a, b = one.inputs, two.inputs
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or one.size + two.size > BATCH_SIZE:
+        return None
+    if (a.shape[1:], a.dtype, a.device) != (b.shape[1:], b.dtype, b.device):
+        return None
+    return Batch(torch.cat([a, b]), one.size + two.size, one.items + two.items)
 
 
 def _batch(item: Any, number: int) -> Batch:
@@ -94,7 +123,8 @@ def _batch(item: Any, number: int) -> Batch:
     if not tensors:
         raise FinepruningError(f"{where} holds no tensor; give a dict of keyword inputs")
     for key, value in tensors.items():
-        _check_finite(value, f"{where}[{key!r}]")
+        # An additive attention mask says "not here" with minus infinity.
+        _check_finite(value.clamp(min=-1.0) if "mask" in key else value, f"{where}[{key!r}]")
     return Batch(inputs, len(next(iter(tensors.values()))))
 
 

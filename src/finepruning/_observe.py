@@ -24,6 +24,9 @@ from ._core import Moments
 from ._errors import FinepruningError
 from ._layers import Found, Layer, intercepted
 
+MAX_BATCHES = 128
+"""Calibration batches at most: by then there are far more samples than positions are kept."""
+
 
 @dataclass
 class Trace:
@@ -183,7 +186,7 @@ def observe(
     memory: float,
     seed: int,
     batch_count: int | None,
-    step: Callable[[], None],
+    step: Callable[[int], object],
 ) -> Observation:
     """Run the dense network once over all ``batches`` and keep what the later rooms need.
 
@@ -195,7 +198,11 @@ def observe(
     if first is None:
         raise FinepruningError("batches: there is no data; give at least two samples")
     seen = Observation(trace(model, found, first.to(device)))
-    room = max(2, int(memory / max(1.0, 1.5 * seen.trace.largest)))
+    # Each calibration batch will have a thread of its own: not more than MAX_BATCHES of them.
+    room = int(memory / max(1.0, 1.5 * seen.trace.largest))
+    room = max(2, min(room, MAX_BATCHES * first.size))
+    if batch_count is not None:
+        batch_count = -(-batch_count // first.items)
     chosen = _choose(first.size, room, batch_count, seed)
     generator = torch.Generator().manual_seed(seed)
     logits: list[Tensor] = []
@@ -208,7 +215,7 @@ def observe(
             if known >= room:
                 break
     expected = min(room, known)
-    overhead = 0.0
+    overhead = forward_seconds = 0.0
     current = -1  # number of the calibration batch that runs; -1: only its logits count
 
     def handle(layer: Layer, x: Tensor) -> Tensor:
@@ -224,7 +231,6 @@ def observe(
         overhead += time.perf_counter() - started
         return y
 
-    started = time.perf_counter()
     with torch.inference_mode(), intercepted(found, handle):
         for number, batch in enumerate(chain(ahead, stream)):
             if not batch.size:
@@ -234,13 +240,15 @@ def observe(
             if taken or not seen.calibration:
                 current = len(seen.calibration)
                 seen.calibration.append(batch)
+            started = time.perf_counter()
             output = logits_of(_call(model, batch.to(device)))
+            _synchronize(device)
+            forward_seconds += time.perf_counter() - started
             current = -1
             if seen.trace.head is not None:
                 logits.append(output.float().cpu())
-            step()
-    _synchronize(device)
-    seen.forward_seconds = time.perf_counter() - started - overhead
+            step(batch.items)
+    seen.forward_seconds = forward_seconds - overhead
     if seen.samples < 2:
         raise FinepruningError("batches: one sample says nothing of what varies; give at least two")
     seen.logits = torch.cat(logits) if logits else None

@@ -28,7 +28,7 @@ def prune_by_activity(
     keep: int,
     device: torch.device,
     positions: int,
-    step: Callable[[], None],
+    step: Callable[[int], object],
 ) -> None:
     """Zero all but ``keep`` weights of ``layers``, in place.
 
@@ -61,7 +61,7 @@ def _mean_absolute_inputs(
     batches: list[Batch],
     device: torch.device,
     positions: int,
-    step: Callable[[], None],
+    step: Callable[[int], object],
 ) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
@@ -80,5 +80,5 @@ def _mean_absolute_inputs(
     with torch.inference_mode(), intercepted(found, handle):
         for batch in batches:
             batch.to(device).call(model)
-            step()
+            step(1)
     return {name: sums[name] / counts[name] for name in sums}

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from . import _artifact
 from ._account import LayerReport, PeakMemory, Report
-from ._batches import BATCH_SIZE, read_batches
+from ._batches import count_items, read_batches
 from ._config import Config
 from ._errors import FinepruningError
 from ._layers import Found, Layer, find_layers
@@ -76,25 +76,33 @@ def personalize(
     that cannot be used.
     """
     config = config or Config(sparsity=sparsity, effort=effort, readout=readout, seed=seed)
+    if not isinstance(model, nn.Module):
+        raise FinepruningError(f"model: a {type(model).__name__} is no torch.nn.Module; give one")
+    try:
+        where = torch.device(device) if device is not None else _device_of(model)
+    except RuntimeError as error:
+        raise FinepruningError(f"device={device!r}: not a device; give 'cpu' or 'cuda'") from error
+    # Within somebody's inference mode the copy's parameters could never be trained again.
+    with torch.inference_mode(False), torch.no_grad():
+        return _run(model, batches, where, config, _Bars(progress))
+
+
+def _run(
+    model: nn.Module, batches: Any, where: torch.device, config: Config, bars: _Bars
+) -> Result:
     started = time.perf_counter()
     _check_weights(model)
     base = _artifact.fingerprint(model)
-    where = torch.device(device) if device is not None else _device_of(model)
     memory = PeakMemory(where)
     try:
         personal = copy.deepcopy(model).eval().to(where)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise FinepruningError(f"model: cannot be copied ({error}); give a plain module") from error
     personal.requires_grad_(False)
     found = find_layers(personal)
-    if not found.layers:
-        raise FinepruningError(
-            f"model: a {type(model).__name__} without prunable layers;"
-            " it takes Linear, Conv1d/2d/3d or attention"
-        )
-    bars = _Bars(progress)
+    _need_layers(found, model)
 
-    count = _length(batches)
+    count = count_items(batches)
     with bars("observe", count) as step:
         seen = observe(
             personal,
@@ -111,6 +119,7 @@ def personalize(
     observed = time.perf_counter()
 
     _leave_uncalled(found, seen)
+    _need_layers(found, model)
     answer, refused = _read(seen, config)
     silent = _silent_rows(seen, answer)
     total = sum(layer.size for layer in found.layers) + found.weights_skipped
@@ -158,6 +167,15 @@ def personalize(
     return Result(personal, report, base, pruned, changed)
 
 
+def _need_layers(found: Found, model: nn.Module) -> None:
+    if not found.layers:
+        why = "; ".join(f"{name}: {reason}" for name, reason in [*found.skipped.items()][:2])
+        raise FinepruningError(
+            f"model: a {type(model).__name__} without prunable layers ({why or 'none found'});"
+            " it takes Linear, Conv1d/2d/3d or attention"
+        )
+
+
 def _check_weights(model: nn.Module) -> None:
     for name, value in model.state_dict().items():
         if isinstance(value, nn.UninitializedParameter):
@@ -172,15 +190,6 @@ def _check_weights(model: nn.Module) -> None:
 def _device_of(model: nn.Module) -> torch.device:
     first = next(model.parameters(), None)
     return torch.device("cpu") if first is None else first.device
-
-
-def _length(batches: Any) -> int | None:
-    if isinstance(batches, Tensor) or hasattr(batches, "__array__"):
-        return -(-len(batches) // BATCH_SIZE) if getattr(batches, "ndim", 0) else None
-    try:
-        return len(batches)
-    except TypeError:
-        return None
 
 
 def _leave_uncalled(found: Found, seen: Observation) -> None:
@@ -317,7 +326,7 @@ class _Bar:
         self._bar = bar
 
     def __enter__(self) -> Any:
-        return lambda: self._bar.update()
+        return self._bar.update
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()

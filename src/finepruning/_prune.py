@@ -57,7 +57,7 @@ def prune(
     silent: Mapping[str, Tensor],
     config: Config,
     device: torch.device,
-    step: Callable[[], None],
+    step: Callable[[int], object],
 ) -> tuple[dict[str, Pruned], float]:
     """Prune the layers named in ``keep`` in place; returns what was done and the seconds of
     solving.
@@ -85,7 +85,7 @@ def prune(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds += time.perf_counter() - started
-        step()
+        step(1)
 
     forwards = [_forward(model, batch, device) for batch in seen.calibration]
     expected = {name: set(kept) for name, kept in seen.outputs.items()}
