@@ -18,7 +18,7 @@ import torch
 from protocol import dogs, need, resnet50
 
 import finepruning
-from finepruning._account import PeakMemory
+from finepruning._memory import PeakMemory
 
 
 def job(kind: str, photos: int, batch_size: int) -> dict[str, float]:

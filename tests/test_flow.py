@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from finepruning._find import find_layers
 from finepruning._flow import flow
-from finepruning._layers import Layer, find_layers
+from finepruning._layers import Layer
 
 X = [torch.randn(3, 4) for _ in range(5)]
 

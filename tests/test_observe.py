@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from finepruning import FinepruningError
 from finepruning._batches import Batch, read_batches
-from finepruning._layers import find_layers
+from finepruning._find import find_layers
 from finepruning._observe import Observation, logits_of, observe, trace
 
 X = torch.randn(40, 3, 6, 5)

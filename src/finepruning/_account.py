@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
-import resource
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import torch
+from ._config import Config
+from ._find import Found
+from ._observe import Observation
+from ._paper import STEPS
+from ._prune import Pruned
+from ._readout import Readout
+from ._version import __version__
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,61 @@ class Report:
         return format_report(self.to_dict())
 
 
+def account(
+    found: Found,
+    seen: Observation,
+    done: dict[str, Pruned],
+    answer: Readout | None,
+    refused: str,
+    config: Config,
+    seconds: dict[str, float],
+    total: int,
+    peak_memory: int | None,
+) -> Report:
+    """The report of one personalisation, from what each room noted."""
+    layers = tuple(
+        LayerReport(
+            layer.name,
+            type(layer.module).__name__,
+            tuple(layer.weight.shape),
+            layer.size,
+            int((layer.weight == 0).sum()),
+            done[layer.name].error if layer.name in done else None,
+        )
+        for layer in found.layers
+    )
+    positions = seen.trace.positions
+    dense = seen.trace.macs(found.layers)
+    personal = sum((la.weights - la.zeros) * positions[la.name] for la in layers)
+    passes_to_prune = STEPS if config.effort == "paper" else 1
+    passes = 1 + passes_to_prune * seen.calibration_samples / seen.samples
+    solves = sum(d.macs for d in done.values())
+    readout: dict[str, Any] = {"applied": answer is not None, "reason": refused}
+    if answer is not None:
+        readout |= {
+            "outputs": len(answer.shift),
+            "classes": answer.classes,
+            "trust": answer.trust,
+            "temperature": answer.temperature,
+            "silent": int(answer.silent.sum()),
+        }
+    return Report(
+        version=__version__,
+        config=asdict(config),
+        samples=seen.samples,
+        calibration_samples=seen.calibration_samples,
+        weights=total,
+        zeros=sum(layer.zeros for layer in layers),
+        layers=layers,
+        left_alone=dict(found.skipped),
+        readout=readout,
+        seconds=seconds,
+        peak_memory=peak_memory,
+        macs={"dense": dense, "personal": personal},
+        forward_passes=passes + solves / max(1, dense * seen.samples),
+    )
+
+
 def format_report(report: Mapping[str, Any]) -> str:
     """The text of a report given as :meth:`Report.to_dict` returned it."""
     seconds, macs, readout = report["seconds"], report["macs"], report["readout"]
@@ -110,58 +167,3 @@ def _readout_line(readout: Mapping[str, Any]) -> str:
         f"about {readout['classes']:.0f} of {readout['outputs']} classes in use"
         f" (trust {readout['trust']:.2f}), the others made unlikely; {readout['silent']} removed"
     )
-
-
-class PeakMemory:
-    """Peak memory in bytes above the level at the start: the process's, or the CUDA device's.
-
-    On Linux the kernel's high-water mark is reset through ``/proc``; where that is not possible the
-    process's lifetime peak is compared, which only counts what exceeds every earlier peak.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            self._start = torch.cuda.memory_allocated(device)
-            return
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-            self._start = _status("VmRSS")
-        except OSError:
-            self._start = _lifetime_peak()
-
-    def above_start(self) -> int:
-        """Bytes since the start, at the peak."""
-        if self._device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self._device) - self._start
-        try:
-            return max(0, _status("VmHWM") - self._start)
-        except OSError:
-            return max(0, _lifetime_peak() - self._start)
-
-
-def release_free_memory() -> None:
-    """Give freed memory back to the system, where the C library is one that holds on to it (glibc).
-
-    Each batch of the lock-step pass runs in a thread of its own, and glibc keeps what each one
-    frees: on ResNet-50 that nearly doubled the peak.
-    """
-    trim = getattr(_C, "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-_C = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def _status(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
-
-
-def _lifetime_peak() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._layers import Found, Layer, intercepted
+from ._find import Found, intercepted
+from ._layers import Layer
 
 Visit = Callable[[Layer, dict[int, Tensor]], None]
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from ._batches import Batch
 from ._core import Moments
 from ._errors import FinepruningError
-from ._layers import Found, Layer, intercepted
+from ._find import Found, intercepted
+from ._layers import Layer
 
 MAX_BATCHES = 128
 """Calibration batches at most: by then there are far more samples than positions are kept."""

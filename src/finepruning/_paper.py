@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ._batches import Batch
 from ._core import top
-from ._layers import Found, Layer, intercepted
+from ._find import Found, intercepted
+from ._layers import Layer
 from ._observe import precise
 
 STEPS = 7

@@ -6,7 +6,7 @@ import copy
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import _artifact
-from ._account import LayerReport, PeakMemory, Report
+from ._account import Report, account
 from ._batches import count_items, read_batches
 from ._config import Config
 from ._errors import FinepruningError
-from ._layers import Found, Layer, find_layers
+from ._find import Found, find_layers
+from ._layers import Layer
+from ._memory import PeakMemory
 from ._observe import Observation, as_array, observe, precise
 from ._paper import STEPS, prune_by_activity
 from ._plan import budget, global_threshold, relative_saliency, spread
 from ._prune import Pruned, prune
 from ._readout import Readout, read_out
-from ._version import __version__
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,11 @@ def personalize(
         raise FinepruningError(f"device={device!r}: not a device; give 'cpu' or 'cuda'") from error
     # Within somebody's inference mode the copy's parameters could never be trained again.
     with torch.inference_mode(False), torch.no_grad():
-        return _run(model, batches, where, config, _Bars(progress))
+        return _run(model, batches, where, config, progress)
 
 
 def _run(
-    model: nn.Module, batches: Any, where: torch.device, config: Config, bars: _Bars
+    model: nn.Module, batches: Any, where: torch.device, config: Config, progress: bool
 ) -> Result:
     started = time.perf_counter()
     _check_weights(model)
@@ -103,7 +104,7 @@ def _run(
     _need_layers(found, model)
 
     count = count_items(batches)
-    with bars("observe", count) as step:
+    with _bar(progress, "observe", count) as bar:
         seen = observe(
             personal,
             found,
@@ -114,7 +115,7 @@ def _run(
             memory=config.memory,
             seed=config.seed,
             batch_count=count,
-            step=step,
+            step=bar.update,
         )
     observed = time.perf_counter()
 
@@ -134,15 +135,15 @@ def _run(
     done: dict[str, Pruned] = {}
     solving = 0.0
     if config.effort == "paper":
-        with bars("prune", STEPS * len(seen.calibration)) as step:
+        with _bar(progress, "prune", STEPS * len(seen.calibration)) as bar:
             prune_by_activity(
                 personal, found, seen.calibration, found.layers, keep_total, where,
-                config.positions, step,
+                config.positions, bar.update,
             )  # fmt: skip
     else:
         keep = _plan(found.layers, seen, silent, keep_total, config)
-        with bars("prune", len(keep)) as step:
-            done, solving = prune(personal, found, seen, keep, silent, config, where, step)
+        with _bar(progress, "prune", len(keep)) as bar:
+            done, solving = prune(personal, found, seen, keep, silent, config, where, bar.update)
     pruned_at = time.perf_counter()
 
     if answer is not None and seen.trace.head is not None:
@@ -162,7 +163,9 @@ def _run(
         "solve": solving,
         "total": time.perf_counter() - started,
     }
-    report = _report(found, seen, done, answer, refused, config, seconds, total, memory)
+    report = account(
+        found, seen, done, answer, refused, config, seconds, total, memory.above_start()
+    )
     pruned, changed = _parameter_names(personal, model, found.layers)
     return Result(personal, report, base, pruned, changed)
 
@@ -256,77 +259,6 @@ def _parameter_names(
     return tuple(pruned), tuple(changed)
 
 
-def _report(
-    found: Found,
-    seen: Observation,
-    done: dict[str, Pruned],
-    answer: Readout | None,
-    refused: str,
-    config: Config,
-    seconds: dict[str, float],
-    total: int,
-    memory: PeakMemory,
-) -> Report:
-    layers = tuple(
-        LayerReport(
-            layer.name,
-            type(layer.module).__name__,
-            tuple(layer.weight.shape),
-            layer.size,
-            int((layer.weight == 0).sum()),
-            done[layer.name].error if layer.name in done else None,
-        )
-        for layer in found.layers
-    )
-    positions = seen.trace.positions
-    dense = seen.trace.macs(found.layers)
-    personal = sum((la.weights - la.zeros) * positions[la.name] for la in layers)
-    passes = 1 + (STEPS if config.effort == "paper" else 1) * (
-        seen.calibration_samples / seen.samples
-    )
-    solves = sum(d.macs for d in done.values())
-    readout: dict[str, Any] = {"applied": answer is not None, "reason": refused}
-    if answer is not None:
-        readout |= {
-            "outputs": len(answer.shift),
-            "classes": answer.classes,
-            "trust": answer.trust,
-            "temperature": answer.temperature,
-            "silent": int(answer.silent.sum()),
-        }
-    return Report(
-        version=__version__,
-        config=asdict(config),
-        samples=seen.samples,
-        calibration_samples=seen.calibration_samples,
-        weights=total,
-        zeros=sum(layer.zeros for layer in layers),
-        layers=layers,
-        left_alone=dict(found.skipped),
-        readout=readout,
-        seconds=seconds,
-        peak_memory=memory.above_start(),
-        macs={"dense": dense, "personal": personal},
-        forward_passes=passes + solves / max(1, dense * seen.samples),
-    )
-
-
-class _Bars:
-    """Progress bars on stderr: only on a terminal, only for what takes longer than a second."""
-
-    def __init__(self, wanted: bool) -> None:
-        self._disable = None if wanted else True
-
-    def __call__(self, name: str, total: int | None) -> _Bar:
-        return _Bar(tqdm(desc=name, total=total, delay=1, disable=self._disable, leave=False))
-
-
-class _Bar:
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-
-    def __enter__(self) -> Any:
-        return self._bar.update
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
+def _bar(wanted: bool, name: str, total: int | None) -> Any:
+    """A progress bar on stderr: only on a terminal, only for what takes longer than a second."""
+    return tqdm(desc=name, total=total, delay=1, disable=None if wanted else True, leave=False)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ._account import release_free_memory
 from ._batches import Batch
 from ._config import Config
 from ._core import (
@@ -28,8 +27,10 @@ from ._core import (
     top,
     unexplained,
 )
+from ._find import Found
 from ._flow import flow
-from ._layers import Found, Layer
+from ._layers import Layer
+from ._memory import release_free_memory
 from ._observe import Observation, logits_of, precise
 
 REPAIR = 0.5
