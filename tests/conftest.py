@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 import torch
 
 from finepruning import _batches
 
 torch.set_num_threads(1)
+# A shell that starts the tests in the background has Ctrl-C ignored, also in their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -203,8 +203,17 @@ def test_the_disk_fills_while_tensors_are_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_others_may_read_it(result: Result, tmp_path: Path) -> None:
+    result.save(tmp_path / "me")
+    mask = os.umask(0)
+    os.umask(mask)
+    assert (tmp_path / "me").stat().st_mode & 0o777 == 0o777 & ~mask
+    for file in (tmp_path / "me").iterdir():
+        assert file.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
 def test_a_place_that_is_not_there(result: Result, tmp_path: Path) -> None:
-    with pytest.raises(FinepruningError, match="cannot be written"):
+    with pytest.raises(FinepruningError, match="make it first"):
         result.save(tmp_path / "no" / "where" / "me")
     assert not list(tmp_path.iterdir())
 

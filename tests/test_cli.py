@@ -359,6 +359,13 @@ def test_the_resnet_and_the_dogs() -> None:
     assert int((best == truth).sum()) == 5
 
 
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"finepruning {finepruning.__version__}\n"
+
+
 # the real thing, from end to end
 
 

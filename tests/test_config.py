@@ -40,3 +40,13 @@ def test_accepted(sparsity: float) -> None:
 def test_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().sparsity = 0.5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"seed": "a"}, {"seed": 1.5}, {"seed": 2**63}, {"positions": "a"}, {"memory": None},
+     {"ridge": "x"}, {"planned": "x"}, {"sparsity": "0.7"}, {"memory": float("inf")}],
+)  # fmt: skip
+def test_another_type(field: dict[str, Any]) -> None:
+    with pytest.raises(FinepruningError, match=next(iter(field))):
+        Config(**field)

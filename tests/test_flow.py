@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from finepruning._find import find_layers
 from finepruning._flow import flow
 from finepruning._layers import Layer
+from finepruning._scratch import Scratch
 
 X = [torch.randn(3, 4) for _ in range(5)]
 
@@ -39,7 +40,7 @@ def run(
 ) -> list[Any]:
     forwards = forwards or [lambda x=x: model(x) for x in X]
     with torch.no_grad():
-        return flow(find_layers(model), forwards, visit, expected or {})
+        return flow(find_layers(model), forwards, visit, expected or {}, Scratch(model))
 
 
 def test_every_layer_once_with_every_batch() -> None:

@@ -406,3 +406,10 @@ def test_hooks_still_run() -> None:
         out = model(x)
     assert torch.equal(out, nn.functional.linear(x * 2, model.weight, model.bias))
     assert len(seen) == 1
+
+
+def test_recurrent_layers_are_named() -> None:
+    found = find_layers(nn.ModuleDict({"rnn": nn.GRU(3, 4), "cell": nn.LSTMCell(3, 4)}))
+    assert not found.layers
+    assert set(found.skipped) == {"rnn", "cell"}
+    assert found.weights_skipped == 0

@@ -123,8 +123,8 @@ def test_statistics_and_outputs_are_the_networks() -> None:
     got = torch.cat([seen.outputs["2"][i].y for i in range(5)], 1)
     torch.testing.assert_close(got[0], y.flatten(2).transpose(1, 2).reshape(-1, 4))
     spread = seen.inputs["2"]
-    torch.testing.assert_close(spread.output_mean()[0], y.mean((0, 2, 3)))
-    torch.testing.assert_close(spread.output_variance()[0], y.var((0, 2, 3), correction=0))
+    torch.testing.assert_close(spread.output_mean()[0].float(), y.mean((0, 2, 3)))
+    torch.testing.assert_close(spread.output_variance()[0].float(), y.var((0, 2, 3), correction=0))
     columns = nn.functional.unfold(model[:2](X), 3).transpose(1, 2).reshape(-1, 36).detach()
     torch.testing.assert_close(spread.input_energy()[0], (columns**2).mean(0))
     variance = columns.var(0, correction=0)

@@ -57,6 +57,8 @@ def save(
     out = Path(path)
     if out.exists() or out.is_symlink():
         raise FinepruningError(f"{out}: exists already; remove it or give another name")
+    if not out.absolute().parent.is_dir():
+        raise FinepruningError(f"{out}: there is no folder {out.parent}; make it first")
     tensors: dict[str, Tensor] = {}
     for name in pruned:
         flat = model.get_parameter(name).detach().cpu().reshape(-1)
@@ -71,7 +73,9 @@ def save(
         aside = tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent)
         save_file(tensors, Path(aside, TENSORS))
         Path(aside, JSON).write_text(json.dumps(about, indent=1) + "\n")
-        os.chmod(aside, 0o777 & ~_umask())  # mkdtemp's folder is its owner's alone
+        # mkdtemp's folder and safetensors' file are their owner's alone.
+        os.chmod(aside, 0o777 & ~_umask())
+        os.chmod(Path(aside, TENSORS), 0o666 & ~_umask())
         os.rename(aside, out)
         aside = None
     except (OSError, SafetensorError) as error:
@@ -126,6 +130,8 @@ def load(path: str | os.PathLike[str], base: nn.Module) -> nn.Module:
     :class:`FinepruningError` where the artifact is damaged or belongs to another base.
     """
     about = read_about(path)
+    if not isinstance(base, nn.Module):
+        raise FinepruningError(f"base: a {type(base).__name__}; give the torch.nn.Module")
     if fingerprint(base) != about["base"]:
         raise FinepruningError(
             f"{Path(path)}: made for another base model; load the weights that were personalised"

@@ -28,10 +28,20 @@ class Batch:
     """How many of the user's items it holds."""
 
     def call(self, model: nn.Module) -> Any:
-        """The model's output for this batch."""
-        if isinstance(self.inputs, dict):
-            return model(**self.inputs)
-        return model(self.inputs)
+        """The model's output for this batch. A failure becomes one line that names the inputs."""
+        try:
+            return model(**self.inputs) if isinstance(self.inputs, dict) else model(self.inputs)
+        except (FinepruningError, MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a model may raise anything at all
+            inputs = self.inputs if isinstance(self.inputs, dict) else {"x": self.inputs}
+            shapes = {k: tuple(v.shape) for k, v in inputs.items() if isinstance(v, Tensor)}
+            shown = shapes if isinstance(self.inputs, dict) else shapes["x"]
+            cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise FinepruningError(
+                f"batches: the model fails on inputs of shape {shown} ({cause});"
+                " give inputs as the model expects them"
+            ) from error
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
@@ -50,6 +60,18 @@ class Batch:
             return value[:1] if batched else value
 
         return Batch({k: one(v) for k, v in self.inputs.items()}, 1)
+
+
+def logits_of(output: Any) -> Any:
+    """The tensor in a model's output that holds the logits: itself, ``.logits`` or the first
+    entry."""
+    if isinstance(output, Mapping):
+        output = output.get("logits", next(iter(output.values()), None))
+    elif hasattr(output, "logits"):
+        output = output.logits
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    return output
 
 
 def count_items(data: Any) -> int | None:
@@ -80,7 +102,8 @@ def read_batches(data: Any) -> Iterator[Batch]:
         data = torch.split(data, BATCH_SIZE)
     if isinstance(data, Mapping | str | bytes) or not isinstance(data, Iterable):
         raise FinepruningError(
-            f"batches: a {type(data).__name__} is no data; give a tensor, a DataLoader or a list"
+            f"batches: a {type(data).__name__} is no data;"
+            " give a tensor, a DataLoader or a list of batches"
         )
     held: Batch | None = None
     for number, item in enumerate(data):
@@ -118,7 +141,11 @@ def _batch(item: Any, number: int) -> Batch:
         raise FinepruningError(
             f"{where} is a {type(item).__name__}; give a tensor, a tuple (inputs, labels) or a dict"
         )
-    inputs = {str(k): v for k, v in item.items() if k not in LABEL_KEYS}
+    inputs = {
+        str(k): torch.from_numpy(v) if isinstance(v, np.ndarray) else v
+        for k, v in item.items()
+        if k not in LABEL_KEYS
+    }
     tensors = {k: v for k, v in inputs.items() if isinstance(v, Tensor) and v.ndim}
     if not tensors:
         raise FinepruningError(f"{where} holds no tensor; give a dict of keyword inputs")

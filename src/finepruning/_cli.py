@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._errors import FinepruningError
+from ._version import __version__
 
 if TYPE_CHECKING:
     from ._data import ImageFolder
@@ -60,7 +61,10 @@ def _personalize(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if out.exists() or out.is_symlink():
         raise FinepruningError(f"--out {out}: exists already; remove it or give another name")
     if not os.access(out.absolute().parent, os.W_OK):
-        raise FinepruningError(f"--out {out}: cannot write in {out.absolute().parent}")
+        parent = out.absolute().parent
+        raise FinepruningError(
+            f"--out {out}: cannot write in {parent}; make it first, or go elsewhere"
+        )
     find_images(args.data)
 
     from . import personalize
@@ -202,6 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Make a pretrained network personal: unlabelled data in, a sparse network that"
         " is more accurate for one person out, by forward passes only.",
     )
+    parser.add_argument("--version", action="version", version=f"finepruning {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, help_: str) -> argparse.ArgumentParser:

@@ -45,10 +45,11 @@ class Config:
             )
         if self.effort not in EFFORTS:
             raise FinepruningError(f"effort={self.effort!r}: choose one of {', '.join(EFFORTS)}")
-        for name in ("positions", "memory"):
-            if not getattr(self, name) > 0:
-                raise FinepruningError(f"{name}={getattr(self, name)!r}: must be above 0")
-        if not (self.ridge > 0 and math.isfinite(self.ridge)):
-            raise FinepruningError(f"ridge={self.ridge!r}: must be a finite number above 0")
-        if not 0 <= self.planned <= 1:
+        for name in ("positions", "memory", "ridge"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and value > 0 and math.isfinite(value)):
+                raise FinepruningError(f"{name}={value!r}: must be a finite number above 0")
+        if not (isinstance(self.planned, int | float) and 0 <= self.planned <= 1):
             raise FinepruningError(f"planned={self.planned!r}: must be between 0 and 1")
+        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**63):
+            raise FinepruningError(f"seed={self.seed!r}: must be a whole number from 0 to 2^63 - 1")

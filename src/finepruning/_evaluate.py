@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ._batches import Batch, logits_of
 from ._errors import FinepruningError
 
 
@@ -133,13 +134,8 @@ def _count(logits: Tensor, labels: Tensor) -> Evaluation:
 
 def predict(model: nn.Module, x: Any, device: str | torch.device = "cpu") -> Tensor:
     """Return the logits ``(B, classes)`` of one batch, float32 on the CPU; NaN is an error."""
-    if isinstance(x, Mapping):
-        output = model(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in x.items()})
-    else:
-        output = model(x.to(device))
-    if isinstance(output, Mapping) and "logits" in output:
-        output = output["logits"]
-    output = getattr(output, "logits", output)
+    inputs = dict(x) if isinstance(x, Mapping) else x
+    output = logits_of(Batch(inputs, 0).to(torch.device(device)).call(model))
     if not isinstance(output, Tensor) or output.ndim != 2:
         what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise FinepruningError(

@@ -177,6 +177,9 @@ def find_layers(model: nn.Module) -> Found:
             attention.append((module, parts))
             layers += parts
             continue
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            skipped[name] = "recurrent weights are left dense, and not counted"
+            continue
         if isinstance(module, nn.modules.conv._ConvTransposeNd):
             leave(name, module.weight, "transposed convolution is left dense")
             continue

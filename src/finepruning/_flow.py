@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ._find import Found, intercepted
 from ._layers import Layer
+from ._scratch import Scratch
 
 Visit = Callable[[Layer, dict[int, Tensor]], None]
 
@@ -72,7 +73,11 @@ class _Runner(threading.Thread):
 
 
 def flow(
-    found: Found, forwards: Sequence[Callable[[], Any]], visit: Visit, expected: dict[str, set[int]]
+    found: Found,
+    forwards: Sequence[Callable[[], Any]],
+    visit: Visit,
+    expected: dict[str, set[int]],
+    scratch: Scratch,
 ) -> list[Any]:
     """Run ``forwards`` in lock-step; call ``visit(layer, {batch: input})`` once for each layer.
 
@@ -87,7 +92,9 @@ def flow(
         if layer.name not in visited:
             runner = threading.current_thread()
             assert isinstance(runner, _Runner)
+            own = scratch.take()
             runner.stop_at(layer, x)
+            scratch.put(own)
         return layer.run(x)
 
     runners: list[_Runner] = []
@@ -96,6 +103,7 @@ def flow(
         with intercepted(found, handle):
             for runner in runners:
                 runner.advance()
+                scratch.take()
             while True:
                 waiting: dict[str, dict[int, Tensor]] = {}
                 layers: dict[str, Layer] = {}
@@ -115,8 +123,10 @@ def flow(
                 for i in list(inputs):
                     del inputs[i]
                     runners[i].advance()
+                    scratch.take()  # of one that has come to its end
         return [runner.output for runner in runners]
     finally:
         for runner in runners:
             if runner.is_alive():
                 runner.abandon()
+        scratch.take()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._batches import Batch
+from ._batches import Batch, logits_of
 from ._core import Moments
 from ._errors import FinepruningError
 from ._find import Found, intercepted
@@ -77,9 +77,9 @@ class Observation:
 
 @dataclass
 class Spread:
-    """Streaming mean and second moment of a layer's inputs ``(G, D)``, and of its outputs ``(G,
-    O)``."""
+    """Streaming moments, in float64, of a layer's inputs ``(G, D)`` and outputs ``(G, O)``."""
 
+    dtype: torch.dtype = torch.float32
     x_count: int = 0
     y_count: int = 0
     x: Any = 0
@@ -89,6 +89,8 @@ class Spread:
 
     def add(self, X: Tensor, Y: Tensor) -> None:
         """Add inputs ``(G, N, D)`` and outputs ``(G, N, O)``."""
+        self.dtype = X.dtype
+        X, Y = X.double(), Y.double()  # a mean far from zero would eat the digits of the variance
         self.x_count += X.shape[1]
         self.y_count += Y.shape[1]
         self.x, self.xx = self.x + X.sum(1), self.xx + (X * X).sum(1)
@@ -96,31 +98,20 @@ class Spread:
 
     def input_energy(self) -> Tensor:
         """Second moments of the inputs ``(G, D)``."""
-        return self.xx / self.x_count
+        return (self.xx / self.x_count).to(self.dtype)
 
     def input_variance(self) -> Tensor:
         """Variances of the inputs ``(G, D)``."""
-        return (self.input_energy() - (self.x / self.x_count) ** 2).clip(0)
+        variance = self.xx / self.x_count - (self.x / self.x_count) ** 2
+        return variance.clip(0).to(self.dtype)
 
     def output_mean(self) -> Tensor:
-        """Means of the outputs ``(G, O)``."""
+        """Means of the outputs ``(G, O)``, in float64."""
         return self.y / self.y_count
 
     def output_variance(self) -> Tensor:
-        """Variances of the outputs ``(G, O)``."""
+        """Variances of the outputs ``(G, O)``, in float64."""
         return (self.yy / self.y_count - self.output_mean() ** 2).clip(0)
-
-
-def logits_of(output: Any) -> Any:
-    """The tensor in a model's output that holds the logits: itself, ``.logits`` or the first
-    entry."""
-    if isinstance(output, Mapping):
-        output = output.get("logits", next(iter(output.values()), None))
-    elif hasattr(output, "logits"):
-        output = output.logits
-    if isinstance(output, tuple | list) and output:
-        output = output[0]
-    return output
 
 
 def trace(model: nn.Module, found: Found, batch: Batch) -> Trace:
@@ -138,7 +129,7 @@ def trace(model: nn.Module, found: Found, batch: Batch) -> Trace:
         return y
 
     with torch.inference_mode(), intercepted(found, handle):
-        output = logits_of(_call(model, batch.first()))
+        output = logits_of(batch.first().call(model))
     if not isinstance(output, Tensor):
         seen.readout_refused = "the model's output holds no tensor of logits"
     elif output.ndim != 2:
@@ -154,26 +145,6 @@ def trace(model: nn.Module, found: Found, batch: Batch) -> Trace:
 
 def _same(y: Tensor, output: Tensor) -> bool:
     return y.shape == output.shape and bool(torch.equal(y, output))
-
-
-def _call(model: nn.Module, batch: Batch) -> Any:
-    try:
-        return batch.call(model)
-    except FinepruningError:
-        raise
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        shapes = (
-            tuple(batch.inputs.shape)
-            if isinstance(batch.inputs, Tensor)
-            else {k: tuple(v.shape) for k, v in batch.inputs.items() if isinstance(v, Tensor)}
-        )
-        cause = " ".join(str(error).split())[:200]
-        raise FinepruningError(
-            f"batches: the model fails on inputs of shape {shapes} ({cause});"
-            " give inputs as the model expects them"
-        ) from error
 
 
 def observe(
@@ -242,7 +213,7 @@ def observe(
                 current = len(seen.calibration)
                 seen.calibration.append(batch)
             started = time.perf_counter()
-            output = logits_of(_call(model, batch.to(device)))
+            output = logits_of(batch.to(device).call(model))
             _synchronize(device)
             forward_seconds += time.perf_counter() - started
             current = -1

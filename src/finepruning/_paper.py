@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ._batches import Batch
-from ._core import top
+from ._core import TINY, top
 from ._find import Found, intercepted
 from ._layers import Layer
 from ._observe import precise
@@ -48,7 +48,7 @@ def prune_by_activity(
         ]
         # Weights of zero score that are still there go after those that went before.
         flat = torch.cat(
-            [(s + masks[la.name] * 1e-30).flatten() for s, la in zip(scores, layers, strict=True)]
+            [(s + masks[la.name] * TINY).flatten() for s, la in zip(scores, layers, strict=True)]
         )
         left = top(flat, total - round((total - keep) * i / STEPS))
         for layer, part in zip(layers, left.split([la.size for la in layers]), strict=True):

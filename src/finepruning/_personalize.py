@@ -26,6 +26,7 @@ from ._paper import STEPS, prune_by_activity
 from ._plan import budget, global_threshold, relative_saliency, spread
 from ._prune import Pruned, prune
 from ._readout import Readout, read_out
+from ._scratch import Scratch
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,18 @@ def personalize(
     The same inputs and seed give the same bits. Raises :class:`FinepruningError` for data or models
     that cannot be used.
     """
-    config = config or Config(sparsity=sparsity, effort=effort, readout=readout, seed=seed)
-    if not isinstance(model, nn.Module):
-        raise FinepruningError(f"model: a {type(model).__name__} is no torch.nn.Module; give one")
+    if config is None:
+        config = Config(sparsity=sparsity, effort=effort, readout=readout, seed=seed)
+    if not isinstance(config, Config):
+        raise FinepruningError(f"config: a {type(config).__name__}; give a finepruning.Config")
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        raise FinepruningError(f"model: a {type(model).__name__}; give a plain torch.nn.Module")
     try:
         where = torch.device(device) if device is not None else _device_of(model)
     except RuntimeError as error:
         raise FinepruningError(f"device={device!r}: not a device; give 'cpu' or 'cuda'") from error
+    if where.type == "cuda" and not torch.cuda.is_available():
+        raise FinepruningError(f"device={device!r}: PyTorch sees no CUDA device; give 'cpu'")
     # Within somebody's inference mode the copy's parameters could never be trained again.
     with torch.inference_mode(False), torch.no_grad():
         return _run(model, batches, where, config, progress)
@@ -102,6 +108,7 @@ def _run(
     personal.requires_grad_(False)
     found = find_layers(personal)
     _need_layers(found, model)
+    scratch = Scratch(personal)
 
     count = count_items(batches)
     with _bar(progress, "observe", count) as bar:
@@ -156,6 +163,7 @@ def _run(
             raise FinepruningError(
                 "model: the fit gave NaN or infinite weights; please report this"
             )
+    scratch.take()  # nothing of the person's data stays on the network
     seconds = {
         "observe": observed - started,
         "dense_forward": seen.forward_seconds,
@@ -202,7 +210,7 @@ def _leave_uncalled(found: Found, seen: Observation) -> None:
         if not seen.outputs.get(la.name, {}) and la.name not in seen.repeated
     ]:
         found.layers.remove(layer)
-        found.skipped[layer.name] = "never called on this data"
+        found.skipped[layer.name] = "never called on the calibration data"
         found.weights_skipped += layer.size
 
 

@@ -31,7 +31,8 @@ from ._find import Found
 from ._flow import flow
 from ._layers import Layer
 from ._memory import release_free_memory
-from ._observe import Observation, logits_of, precise
+from ._observe import Observation, precise
+from ._scratch import Scratch
 
 REPAIR = 0.5
 """Exponent of the gain after compensation: least squares shrinks variances, and half of that is its
@@ -42,8 +43,6 @@ optimum. 1 restores the variance in full, as ``fast`` does."""
 class Pruned:
     """What was done to one layer."""
 
-    kept: int
-    size: int
     error: float | None
     """Share of the dense outputs' variance missed on the calibration data; None: not measured."""
     macs: float
@@ -91,7 +90,7 @@ def prune(
     forwards = [_forward(model, batch, device) for batch in seen.calibration]
     expected = {name: set(kept) for name, kept in seen.outputs.items()}
     with torch.no_grad():
-        flow(found, forwards, visit, expected)
+        flow(found, forwards, visit, expected, Scratch(model))
         for layer in found.layers:
             if layer.name not in done:
                 visit(layer, {})
@@ -113,15 +112,23 @@ def _unmended(
     config: Config,
 ) -> tuple[Tensor, None, Pruned]:
     """A layer that only the dense network calls on this data: the damage upstream leads past it."""
+    return _largest(layer, seen, keep, silent), None, Pruned(None, 0.0)
+
+
+def _largest(layer: Layer, seen: Observation, keep: int, silent: Tensor | None) -> Tensor:
+    """The layer's matrix with all but the ``keep`` weights of most output energy at zero."""
     W = precise(layer.matrix())
     scores = saliency(W, seen.inputs[layer.name].input_energy())
     if silent is not None:
         scores = scores.masked_fill(silent[None, :, None], -1.0)
-    return W * top(scores, keep), None, Pruned(keep, W.numel(), None, 0.0)
+    return W * top(scores, keep)
 
 
-def _forward(model: nn.Module, batch: Batch, device: torch.device) -> Callable[[], Tensor]:
-    return lambda: logits_of(batch.to(device).call(model))
+def _forward(model: nn.Module, batch: Batch, device: torch.device) -> Callable[[], None]:
+    def run() -> None:
+        batch.to(device).call(model)  # what comes out is not needed: every layer has been visited
+
+    return run
 
 
 def _compensated(
@@ -156,7 +163,7 @@ def _compensated(
     error = unexplained(fitted, H, C[:, :, live], variance[:, live])
     macs = G * D * (moments.count * (0.5 * D + rows) + schedule.products * rows * D)
     bias = fitted_bias(matrix, x_mean, y_mean).reshape(-1)
-    return matrix, bias, Pruned(keep, W.numel(), error, macs)
+    return matrix, bias, Pruned(error, macs)
 
 
 def _scored(
@@ -167,14 +174,9 @@ def _scored(
     silent: Tensor | None,
     config: Config,
 ) -> tuple[Tensor, Tensor, Pruned]:
-    W = precise(layer.matrix())
-    dense = seen.inputs[layer.name]
-    scores = saliency(W, dense.input_energy())
-    if silent is not None:
-        scores = scores.masked_fill(silent[None, :, None], -1.0)
-    W = W * top(scores, keep)
+    W, dense = _largest(layer, seen, keep, silent), seen.inputs[layer.name]
     # Moments of the pruned outputs beside the dense ones: a layer's "inputs" here are its outputs.
-    count, mean, square, cross = 0, 0.0, 0.0, 0.0
+    count, mean, square, cross = 0, *(torch.zeros_like(dense.output_mean()) for _ in range(3))
     repeated = seen.repeated.get(layer.name)
     if repeated is not None:
         H, C, _ = repeated.covariances()
@@ -183,7 +185,7 @@ def _scored(
     else:
         for batch, x in inputs.items():
             kept = seen.outputs[layer.name].pop(batch)
-            y = precise(layer.columns(x, kept.sample, kept.position)) @ W.mT
+            y = (precise(layer.columns(x, kept.sample, kept.position)) @ W.mT).double()
             count += y.shape[1]
             mean, square, cross = (
                 mean + y.sum(1),
@@ -196,5 +198,5 @@ def _scored(
     scale = gain(now, variance)
     missed = scale**2 * now - 2 * scale * covariance + variance
     error = missed.sum() / (variance.sum() + TINY)
-    bias = (dense.output_mean() - scale * mean).reshape(-1)
-    return W * scale[..., None], bias, Pruned(keep, W.numel(), float(error), count * W.numel())
+    bias = (dense.output_mean() - scale * mean).to(W.dtype).reshape(-1)
+    return W * scale[..., None].to(W.dtype), bias, Pruned(float(error), count * W.numel())
