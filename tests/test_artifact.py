@@ -227,12 +227,6 @@ def test_a_relative_path(
     assert [f.name for f in tmp_path.iterdir()] == ["me"]
 
 
-def test_others_may_read_it(me: Path) -> None:
-    umask = os.umask(0)
-    os.umask(umask)
-    assert me.stat().st_mode & 0o777 == 0o777 & ~umask
-
-
 # Damage.
 
 
