@@ -117,7 +117,7 @@ def _run(
             found,
             read_batches(batches),
             device=where,
-            positions=config.positions if config.effort == "best" else config.positions // 4,
+            positions=config.positions if config.effort == "best" else config.positions // 8,
             inputs_every=8 if config.effort == "best" else 1,
             memory=config.memory,
             seed=config.seed,

@@ -38,6 +38,9 @@ REPAIR = 0.5
 """Exponent of the gain after compensation: least squares shrinks variances, and half of that is its
 optimum. 1 restores the variance in full, as ``fast`` does."""
 
+TRIM_EVERY = 8
+"""Layers between two returns of freed memory: each costs the pages that are asked for again."""
+
 
 @dataclass
 class Pruned:
@@ -81,7 +84,8 @@ def prune(
         matrix, bias, report = fit(layer, inputs, seen, keep[layer.name], rows, config)
         layer.write(matrix, bias)
         done[layer.name] = report
-        release_free_memory()
+        if len(done) % TRIM_EVERY == 1:
+            release_free_memory()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds += time.perf_counter() - started
