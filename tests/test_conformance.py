@@ -53,6 +53,9 @@ CONVS: dict[str, tuple[int, tuple[int, int, int], dict[str, Any]]] = {
 }  # fmt: skip
 SIZES = {1: (9,), 2: (6, 5), 3: (4, 4, 3)}
 
+ALL = 100_000
+"""Positions a layer: so many that none is left out, as in the reference."""
+
 
 def settled(model: nn.Module) -> nn.Module:
     """In float64, with normalisations that do something, in training mode as users may leave it."""
@@ -410,7 +413,7 @@ def every_position(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_kind(kind: str, effort: str) -> None:
     case = make(kind)
-    conform(case, case.batches(), Config(sparsity=0.5, effort=effort, readout=False))
+    conform(case, case.batches(), Config(sparsity=0.5, effort=effort, readout=False, positions=ALL))
 
 
 @pytest.mark.parametrize("sparsity", [0, 0.5, 0.7, 0.95])
@@ -419,7 +422,7 @@ def test_kind(kind: str, effort: str) -> None:
 @pytest.mark.parametrize("kind", ["conv2d", "linear-no-bias", "encoder"])
 def test_options(kind: str, effort: str, readout: bool, sparsity: float) -> None:
     case = make(kind, seed=1)
-    config = Config(sparsity=sparsity, effort=effort, readout=readout)
+    config = Config(sparsity=sparsity, effort=effort, readout=readout, positions=ALL)
     # Expectation-maximisation on logits rounded to float32 is not reproduced to the last digits.
     conform(case, case.batches(), config, 1e-5 if readout else 1e-8)
 
@@ -441,7 +444,7 @@ def test_silent_outputs(effort: str, bias: bool) -> None:
         head.weight[2:, 2] = -12
     case.x = case.x.sign() * (case.x.abs() + 0.5)
     for sparsity in (0.0, 0.5):
-        config = Config(sparsity=sparsity, effort=effort)
+        config = Config(sparsity=sparsity, effort=effort, positions=ALL)
         result = conform(case, case.batches(), config, 1e-5)
         assert result.report.readout["silent"] == 6
         assert (result.model[2].weight[2:] == 0).all()
@@ -472,7 +475,7 @@ def forms(case: Case) -> dict[str, Any]:
 @pytest.mark.parametrize("form", forms(make("linear")))
 def test_data(form: str, effort: str) -> None:
     case = make("conv2d-depthwise", seed=2)
-    conform(case, forms(case)[form], Config(sparsity=0.7, effort=effort), 1e-5)
+    conform(case, forms(case)[form], Config(sparsity=0.7, effort=effort, positions=ALL), 1e-5)
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
@@ -481,7 +484,7 @@ def test_float32(kind: str, effort: str) -> None:
     case = make(kind, seed=3)
     case.model.float()
     batches = [b.float() for b in case.batches()]
-    config = Config(sparsity=0.5, effort=effort, readout=False)
+    config = Config(sparsity=0.5, effort=effort, readout=False, positions=ALL)
     result, schedules = watched(case.model, batches, config)
     wanted = reference.personalize(
         case.model.double().eval(), case.arrays(), config, schedules=schedules
