@@ -86,6 +86,9 @@ def test_budget_meets_the_sparsity(total: int, sparsity: float) -> None:
     assert total - keep - 1 < sparsity * total  # and not one weight more than asked
 
 
-@pytest.mark.parametrize(("total", "sparsity", "keep"), [(10, 0.7, 3), (10, 0, 10), (100, 0.9, 10)])
+@pytest.mark.parametrize(
+    ("total", "sparsity", "keep"),
+    [(10, 0.7, 3), (10, 0, 10), (100, 0.9, 10), (25_000_000, 0.99999, 250)],
+)
 def test_budget_does_not_stumble_over_rounding(total: int, sparsity: float, keep: int) -> None:
     assert budget(total, sparsity) == keep

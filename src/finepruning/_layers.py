@@ -8,6 +8,7 @@ x[g] + b[g]``.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,7 @@ CONVS: dict[type[nn.Module], Callable[..., Tensor]] = {
 
 
 @dataclass
-class Layer:
+class Layer(ABC):
     """One prunable weight. Subclasses say how it is stored and how its inputs become columns."""
 
     name: str
@@ -69,21 +70,21 @@ class Layer:
         else:
             self.bias.copy_(bias)
 
+    @abstractmethod
     def run(self, x: Tensor) -> Tensor:
         """The layer's own output for input ``x``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def positions(self, x: Tensor) -> tuple[int, int]:
         """``(samples, output positions a sample)`` of a call with input ``x``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def columns(self, x: Tensor, sample: Tensor, position: Tensor) -> Tensor:
         """The inputs ``(G, N, D)`` that output positions ``(sample[i], position[i])`` see."""
-        raise NotImplementedError
 
+    @abstractmethod
     def rows(self, y: Tensor, sample: Tensor, position: Tensor) -> Tensor:
         """The outputs ``(G, N, O)`` at the same positions."""
-        raise NotImplementedError
 
 
 class LinearLayer(Layer):

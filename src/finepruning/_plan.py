@@ -67,4 +67,4 @@ def spread(
 
 def budget(total: int, sparsity: float) -> int:
     """Weights to keep so that at least ``sparsity`` of ``total`` are zero."""
-    return math.floor(total * (1 - sparsity) + 1e-9)
+    return total - math.ceil(total * sparsity - 1e-14 * total)  # less the product's rounding error

@@ -77,12 +77,13 @@ def prune(
         started = time.perf_counter()
         rows = silent.get(layer.name)
         inputs = {batch: x for batch, x in inputs.items() if _matches(layer, seen, batch, x)}
-        fit: Callable[..., tuple[Tensor, Tensor | None, Pruned]]
-        fit = _compensated if config.effort == "best" else _scored
-        if not inputs and layer.name not in seen.repeated:
-            fit = _unmended
-        matrix, bias, report = fit(layer, inputs, seen, keep[layer.name], rows, config)
-        layer.write(matrix, bias)
+        if inputs or layer.name in seen.repeated:
+            fit = _compensated if config.effort == "best" else _scored
+            matrix, bias, report = fit(layer, inputs, seen, keep[layer.name], rows, config)
+            layer.write(matrix, bias)
+        else:  # only the dense network calls it: the damage upstream leads past it
+            layer.write(_largest(layer, seen, keep[layer.name], rows), None)
+            report = Pruned(None, 0.0)
         done[layer.name] = report
         if len(done) % TRIM_EVERY == 1:
             release_free_memory()
@@ -105,18 +106,6 @@ def _matches(layer: Layer, seen: Observation, batch: int, x: Tensor) -> bool:
     """Whether the dense network called the layer on this batch too, with as many positions."""
     kept = seen.outputs[layer.name].get(batch)
     return kept is not None and kept.size == layer.positions(x)
-
-
-def _unmended(
-    layer: Layer,
-    inputs: Mapping[int, Tensor],
-    seen: Observation,
-    keep: int,
-    silent: Tensor | None,
-    config: Config,
-) -> tuple[Tensor, None, Pruned]:
-    """A layer that only the dense network calls on this data: the damage upstream leads past it."""
-    return _largest(layer, seen, keep, silent), None, Pruned(None, 0.0)
 
 
 def _largest(layer: Layer, seen: Observation, keep: int, silent: Tensor | None) -> Tensor:
