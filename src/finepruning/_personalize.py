@@ -150,7 +150,8 @@ def _run(
     else:
         keep = _plan(found.layers, seen, silent, keep_total, config)
         with _bar(progress, "prune", len(keep)) as bar:
-            done, solving = prune(personal, found, seen, keep, silent, config, where, bar.update)
+            pruning = prune(personal, found, seen, keep, silent, config, where, bar.update)
+        done, solving = pruning.layers, pruning.seconds
     pruned_at = time.perf_counter()
 
     if answer is not None and seen.trace.head is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ._batches import Batch
+from ._batches import Batch, logits_of
 from ._config import Config
 from ._core import (
     QUICK,
@@ -52,6 +52,28 @@ class Pruned:
     """Multiply-accumulates that its statistics and its solve took."""
 
 
+@dataclass
+class Pruning:
+    """What was done to a network."""
+
+    layers: dict[str, Pruned]
+    seconds: float
+    """Wall clock of the statistics and solves."""
+    logits: Tensor | None
+    """The pruned network's outputs ``(n, K)`` on the calibration samples, before the read-out; None
+    where they are no logits."""
+
+
+Fit = Callable[
+    [Layer, Mapping[int, Tensor], Observation, int, Tensor | None, Config],
+    tuple[Tensor, Tensor | None, Pruned],
+]
+"""Fits one layer: from the inputs of each batch, what was observed, the weights to keep and the
+silent rows to its matrix ``(G, O, D)`` and bias (None: leave it)."""
+Select = Callable[[Layer, Observation, int, Tensor | None], Tensor]
+"""A layer's matrix ``(G, O, D)`` with all but some weights at zero."""
+
+
 def prune(
     model: nn.Module,
     found: Found,
@@ -61,12 +83,16 @@ def prune(
     config: Config,
     device: torch.device,
     step: Callable[[int], object],
-) -> tuple[dict[str, Pruned], float]:
-    """Prune the layers named in ``keep`` in place; returns what was done and the seconds of
-    solving.
+    fit: Fit | None = None,
+) -> Pruning:
+    """Prune the layers named in ``keep`` in place.
 
     ``silent`` names output rows of a layer that go whole; ``keep`` counts what stays of the others.
+    ``fit`` replaces the fit that ``config.effort`` asks for, so that others can be compared in the
+    same pass.
     """
+    if fit is None:
+        fit = compensated if config.effort == "best" else score_and_repair(largest)
     done: dict[str, Pruned] = {}
     seconds = 0.0
 
@@ -78,11 +104,10 @@ def prune(
         rows = silent.get(layer.name)
         inputs = {batch: x for batch, x in inputs.items() if _matches(layer, seen, batch, x)}
         if inputs or layer.name in seen.repeated:
-            fit = _compensated if config.effort == "best" else _scored
             matrix, bias, report = fit(layer, inputs, seen, keep[layer.name], rows, config)
             layer.write(matrix, bias)
         else:  # only the dense network calls it: the damage upstream leads past it
-            layer.write(_largest(layer, seen, keep[layer.name], rows), None)
+            layer.write(largest(layer, seen, keep[layer.name], rows), None)
             report = Pruned(None, 0.0)
         done[layer.name] = report
         if len(done) % TRIM_EVERY == 1:
@@ -95,11 +120,12 @@ def prune(
     forwards = [_forward(model, batch, device) for batch in seen.calibration]
     expected = {name: set(kept) for name, kept in seen.outputs.items()}
     with torch.no_grad():
-        flow(found, forwards, visit, expected, Scratch(model))
+        outputs = flow(found, forwards, visit, expected, Scratch(model))
         for layer in found.layers:
             if layer.name not in done:
                 visit(layer, {})
-    return done, seconds
+    logits = torch.cat(outputs) if seen.trace.head is not None else None
+    return Pruning(done, seconds, logits)
 
 
 def _matches(layer: Layer, seen: Observation, batch: int, x: Tensor) -> bool:
@@ -108,7 +134,7 @@ def _matches(layer: Layer, seen: Observation, batch: int, x: Tensor) -> bool:
     return kept is not None and kept.size == layer.positions(x)
 
 
-def _largest(layer: Layer, seen: Observation, keep: int, silent: Tensor | None) -> Tensor:
+def largest(layer: Layer, seen: Observation, keep: int, silent: Tensor | None) -> Tensor:
     """The layer's matrix with all but the ``keep`` weights of most output energy at zero."""
     W = precise(layer.matrix())
     scores = saliency(W, seen.inputs[layer.name].input_energy())
@@ -117,21 +143,23 @@ def _largest(layer: Layer, seen: Observation, keep: int, silent: Tensor | None) 
     return W * top(scores, keep)
 
 
-def _forward(model: nn.Module, batch: Batch, device: torch.device) -> Callable[[], None]:
-    def run() -> None:
-        batch.to(device).call(model)  # what comes out is not needed: every layer has been visited
+def _forward(model: nn.Module, batch: Batch, device: torch.device) -> Callable[[], Tensor | None]:
+    def run() -> Tensor | None:
+        output = logits_of(batch.to(device).call(model))
+        return output.float().cpu() if isinstance(output, Tensor) and output.ndim == 2 else None
 
     return run
 
 
-def _compensated(
+def compensated(
     layer: Layer,
     inputs: Mapping[int, Tensor],
     seen: Observation,
     keep: int,
     silent: Tensor | None,
     config: Config,
-) -> tuple[Tensor, Tensor, Pruned]:
+) -> tuple[Tensor, Tensor | None, Pruned]:
+    """The fit of ``best``: what the dense network gave, from inputs that carry the damage."""
     moments = seen.repeated.get(layer.name)
     if moments is None:
         moments = Moments()
@@ -159,37 +187,43 @@ def _compensated(
     return matrix, bias, Pruned(error, macs)
 
 
-def _scored(
-    layer: Layer,
-    inputs: Mapping[int, Tensor],
-    seen: Observation,
-    keep: int,
-    silent: Tensor | None,
-    config: Config,
-) -> tuple[Tensor, Tensor, Pruned]:
-    W, dense = _largest(layer, seen, keep, silent), seen.inputs[layer.name]
-    # Moments of the pruned outputs beside the dense ones: a layer's "inputs" here are its outputs.
-    count, mean, square, cross = 0, *(torch.zeros_like(dense.output_mean()) for _ in range(3))
-    repeated = seen.repeated.get(layer.name)
-    if repeated is not None:
-        H, C, _ = repeated.covariances()
-        mean = (W @ repeated.means()[0][..., None])[..., 0]
-        now, covariance = ((W @ H) * W).sum(-1), (W * C.mT).sum(-1)
-    else:
-        for batch, x in inputs.items():
-            kept = seen.outputs[layer.name].pop(batch)
-            y = (precise(layer.columns(x, kept.sample, kept.position)) @ W.mT).double()
-            count += y.shape[1]
-            mean, square, cross = (
-                mean + y.sum(1),
-                square + (y * y).sum(1),
-                cross + (y * kept.y).sum(1),
-            )
-        mean = mean / count
-        now, covariance = square / count - mean**2, cross / count - mean * dense.output_mean()
-    variance = dense.output_variance()
-    scale = gain(now, variance)
-    missed = scale**2 * now - 2 * scale * covariance + variance
-    error = missed.sum() / (variance.sum() + TINY)
-    bias = (dense.output_mean() - scale * mean).to(W.dtype).reshape(-1)
-    return W * scale[..., None].to(W.dtype), bias, Pruned(float(error), count * W.numel())
+def score_and_repair(select: Select) -> Fit:
+    """A fit that only chooses weights and brings each output's mean and variance back."""
+
+    def fit(
+        layer: Layer,
+        inputs: Mapping[int, Tensor],
+        seen: Observation,
+        keep: int,
+        silent: Tensor | None,
+        config: Config,
+    ) -> tuple[Tensor, Tensor | None, Pruned]:
+        W, dense = select(layer, seen, keep, silent), seen.inputs[layer.name]
+        # Moments of the pruned outputs beside the dense ones: here a layer's "inputs" are its
+        # own outputs.
+        count, mean, square, cross = 0, *(torch.zeros_like(dense.output_mean()) for _ in range(3))
+        repeated = seen.repeated.get(layer.name)
+        if repeated is not None:
+            H, C, _ = repeated.covariances()
+            mean = (W @ repeated.means()[0][..., None])[..., 0]
+            now, covariance = ((W @ H) * W).sum(-1), (W * C.mT).sum(-1)
+        else:
+            for batch, x in inputs.items():
+                kept = seen.outputs[layer.name].pop(batch)
+                y = (precise(layer.columns(x, kept.sample, kept.position)) @ W.mT).double()
+                count += y.shape[1]
+                mean, square, cross = (
+                    mean + y.sum(1),
+                    square + (y * y).sum(1),
+                    cross + (y * kept.y).sum(1),
+                )
+            mean = mean / count
+            now, covariance = square / count - mean**2, cross / count - mean * dense.output_mean()
+        variance = dense.output_variance()
+        scale = gain(now, variance)
+        missed = scale**2 * now - 2 * scale * covariance + variance
+        error = missed.sum() / (variance.sum() + TINY)
+        bias = (dense.output_mean() - scale * mean).to(W.dtype).reshape(-1)
+        return W * scale[..., None].to(W.dtype), bias, Pruned(float(error), count * W.numel())
+
+    return fit
