@@ -18,9 +18,9 @@ from ._config import Config
 from ._core import (
     QUICK,
     THOROUGH,
-    TINY,
     Moments,
     compensate,
+    few,
     fitted_bias,
     gain,
     saliency,
@@ -160,31 +160,37 @@ def compensated(
     config: Config,
 ) -> tuple[Tensor, Tensor | None, Pruned]:
     """The fit of ``best``: what the dense network gave, from inputs that carry the damage."""
-    moments = seen.repeated.get(layer.name)
-    if moments is None:
-        moments = Moments()
-        for batch, x in inputs.items():
-            kept = seen.outputs[layer.name].pop(batch)
-            moments.add(precise(layer.columns(x, kept.sample, kept.position)), kept.y)
     W = precise(layer.matrix())
     G, rows, D = W.shape
-    H, C, variance = moments.covariances()
-    x_mean, y_mean = moments.means()
-    live = slice(None) if silent is None else ~silent
-    # Fewer samples than inputs over-fit: hold on to the generic weights the more.
-    ridge = config.ridge * max(1.0, D / moments.count)
+    repeated = seen.repeated.get(layer.name)
+    kept = {} if repeated else {batch: seen.outputs[layer.name].pop(batch) for batch in inputs}
+    N = repeated.count if repeated else sum(k.y.shape[1] for k in kept.values())
     # A thorough fit where it costs less than the layer's own forward pass over these samples.
     forward = seen.calibration_samples * seen.trace.positions[layer.name] * W.numel()
     schedule = THOROUGH if THOROUGH.products * W.numel() * D <= forward else QUICK
-    fitted, _ = compensate(W[:, live], H, C[:, :, live], keep, ridge, schedule)
-    now = ((fitted @ H) * fitted).sum(-1)
-    fitted = fitted * gain(now, variance[:, live])[..., None] ** REPAIR
+    written_out = D * (N / 2 + schedule.products * rows)  # multiply-accumulates for each input
+    low_rank = 2 * N * schedule.products * rows
+    if repeated or written_out <= low_rank:
+        solving = written_out
+        moments = repeated or Moments()
+        for batch, k in kept.items():
+            moments.add(precise(layer.columns(inputs[batch], k.sample, k.position)), k.y)
+        means, (H, C, variance) = moments.means(), moments.covariances()
+    else:
+        solving = low_rank
+        X = [precise(layer.columns(inputs[b], k.sample, k.position)) for b, k in kept.items()]
+        means, (H, C, variance) = few(torch.cat(X, 1), torch.cat([k.y for k in kept.values()], 1))
+    live = slice(None) if silent is None else ~silent
+    C, variance = C[:, :, live], variance[:, live]
+    # Fewer samples than inputs over-fit: hold on to the generic weights the more.
+    ridge = config.ridge * max(1.0, D / N)
+    fitted, _, now = compensate(W[:, live], H, C, keep, ridge, schedule)
+    scale = gain(now, variance) ** REPAIR
+    error = unexplained(scale**2 * now, scale * (fitted * C.mT).sum(-1), variance)
     matrix = torch.zeros_like(W)
-    matrix[:, live] = fitted
-    error = unexplained(fitted, H, C[:, :, live], variance[:, live])
-    macs = G * D * (moments.count * (0.5 * D + rows) + schedule.products * rows * D)
-    bias = fitted_bias(matrix, x_mean, y_mean).reshape(-1)
-    return matrix, bias, Pruned(error, macs)
+    matrix[:, live] = fitted * scale[..., None]
+    macs = G * D * (N * rows + solving)
+    return matrix, fitted_bias(matrix, *means).reshape(-1), Pruned(error, macs)
 
 
 def score_and_repair(select: Select) -> Fit:
@@ -221,9 +227,8 @@ def score_and_repair(select: Select) -> Fit:
             now, covariance = square / count - mean**2, cross / count - mean * dense.output_mean()
         variance = dense.output_variance()
         scale = gain(now, variance)
-        missed = scale**2 * now - 2 * scale * covariance + variance
-        error = missed.sum() / (variance.sum() + TINY)
+        error = unexplained(scale**2 * now, scale * covariance, variance)
         bias = (dense.output_mean() - scale * mean).to(W.dtype).reshape(-1)
-        return W * scale[..., None].to(W.dtype), bias, Pruned(float(error), count * W.numel())
+        return W * scale[..., None].to(W.dtype), bias, Pruned(error, count * W.numel())
 
     return fit
