@@ -463,22 +463,63 @@ def read_out(logits: Array) -> tuple[Array, Array]:
         q = N[N > 0] / N.sum()
         return float(np.exp(-(q * np.log(q)).sum()))
 
-    fits = {}
-    for T in _readout.TEMPERATURES:
-        p = softmax(logits / T)
-        R = responsibilities(p, _readout.FLOOR)
-        fits[T] = evidence(p, R, _readout.FLOOR), effective(R.sum(0))
-    median, width = _readout.TEMPERATURE_PRIOR
-    T = max(fits, key=lambda T: fits[T][0] - (np.log(T / median) / width) ** 2 / 2)
-    surplus = fits[1.0][0] - _readout.CAUTION * fits[1.0][1] * np.log(n)
-    trust = 1 / (1 + np.exp(-surplus)) if surplus > -700 else 0.0
-    T *= _readout.TEMPER
+    def cost(classes: float) -> float:
+        """What a set of so many classes costs."""
+        each = max(np.log(K / _readout.USUAL), 0) + np.log(1 + n / classes) / 2
+        return float(_readout.SHARE * n * np.log(classes) + each * classes)
+
+    def presence(p: Array) -> tuple[Array, int, float]:
+        noise = _readout.NOISE / K
+
+        def likelihood(classes: list[int]) -> float:
+            return float(sum(np.log(noise + sum(p[i, k] for k in classes)) for i in range(n)))
+
+        by_mass = sorted(range(K), key=lambda k: -p[:, k].sum())
+        classes = by_mass[: max(_readout.CANDIDATES, int((p.sum(0) >= 1).sum()))]
+        sets = []
+        while classes:
+            sets.append((likelihood(classes) - cost(len(classes)), classes))
+            left = [likelihood([c for c in classes if c != k]) for k in classes]
+            classes = [c for i, c in enumerate(classes) if i != int(np.argmax(left))]
+        best, found = max(sets, key=lambda s: s[0])
+        gain = best - (n * np.log(1 + noise) - cost(K))
+        present, size = np.zeros(K), len(found)
+        for k in range(K):
+            others = [noise + sum(p[i, c] for c in found if c != k) for i in range(n)]
+            missed = sum(np.log(1 + p[i, k] / others[i]) for i in range(n))
+            own = sum(p[i, k] / (others[i] + p[i, k]) for i in range(n))
+            if k in found:
+                price = cost(size) - cost(max(size - 1, 0.5))
+            else:
+                price = cost(size + 1) - cost(size)
+            fixed = max(np.log(K / _readout.USUAL), 0) + np.log(1 + n / size) / 2
+            price = min(price, _readout.OWN_SHARE * own + fixed)
+            present[k] = logistic(missed - price)
+        return present, size, gain
+
+    def logistic(x: float) -> float:
+        return float(1 / (1 + np.exp(-x))) if x > -700 else 0.0
+
+    T = next(
+        (t for t in _readout.TEMPERATURES if softmax(logits / t).max(1).mean() <= 0.8),
+        _readout.TEMPERATURES[-1],
+    )
+    present, size, gain = presence(softmax(logits / T))
     floor = _readout.FLOOR + _readout.FLOOR_SAMPLES / n
-    N = responsibilities(softmax(logits / T), floor).sum(0)
-    cap = _readout.CAP * n / effective(N)
-    weight = np.array([min(count, cap) for count in N]) + _readout.CAP_FLOOR * floor
+    N = responsibilities(softmax(logits / (T * _readout.COUNT_HEAT)), floor).sum(0)
+    cap, below = _readout.CAP * n / effective(N), _readout.CAP_FLOOR * floor
+    counted = np.array([(min(count, cap) + below) / (cap + below) for count in N])
+    certain = 1 - np.exp(-_readout.CERTAIN * n / size)
+    weight = certain * (present + _readout.MISSING) + (1 - certain) * counted
+
+    R = responsibilities(softmax(logits), _readout.FLOOR)
+    skew = evidence(softmax(logits), R, _readout.FLOOR)
+    skew -= _readout.CAUTION * effective(R.sum(0)) * np.log(n)
+    trust = logistic(skew) * logistic(gain - _readout.CAUTION_SET * np.log(n))
     unseen = (np.sum((N > 0.5) & (N < 1.5)) + 1) / n
     silent = (softmax(logits).max(0) < _readout.SILENT_PEAK) & (N < _readout.SILENT_COUNT)
+    silent &= present < 0.5
     if trust <= _readout.SILENT_TRUST or unseen >= _readout.SILENT_UNSEEN:
         silent[:] = False
-    return trust * T * np.log(K * weight / weight.sum()), silent
+    shift = trust * T * _readout.SHIFT_HEAT * np.log(K * weight / weight.sum())
+    return shift, silent

@@ -31,14 +31,35 @@ def test_without_skew_nothing_moves(n: int) -> None:
 
 @pytest.mark.parametrize("n", [60, 300])
 def test_skew_is_found_and_helps(n: int) -> None:
-    logits, _ = predictions([1, 4], n, 20, margin=2.5)
+    logits, _ = predictions([1, 4], n, 20, margin=3.5)
     found = read_out(logits)
     assert found.trust > 0.99
     assert set(np.argsort(found.prior)[-2:]) == {1, 4}
     assert 1.5 < found.classes < 4
-    new, true = predictions([1, 4], 500, 20, margin=2.5, seed=1)
+    new, true = predictions([1, 4], 500, 20, margin=3.5, seed=1)
     before = (new.argmax(1) == true).mean()
     assert ((new + found.shift).argmax(1) == true).mean() > before + 0.1
+
+
+@pytest.mark.parametrize("n", [60, 300, 1000])
+def test_a_network_that_is_mostly_wrong_is_not_made_worse(n: int) -> None:
+    """Half its answers are wrong: the classes cannot be told for sure, and little is changed."""
+    found = read_out(predictions([1, 4], n, 20, margin=2.5)[0])
+    new, true = predictions([1, 4], 500, 20, margin=2.5, seed=1)
+    before = (new.argmax(1) == true).mean()
+    assert before < 0.6
+    assert ((new + found.shift).argmax(1) == true).mean() >= before
+
+
+@pytest.mark.parametrize("n", [32, 200])
+def test_one_sided_errors_take_no_class_away(n: int) -> None:
+    """All classes come up alike, but everything looks a little like a 9: that is no skew."""
+    bias = 1.5 * (np.arange(10) == 9)
+    found = read_out(predictions(list(range(10)), n, 10, margin=4.0)[0] + bias)
+    logits, truth = predictions(list(range(10)), 500, 10, margin=4.0, seed=1)
+    dense = ((logits + bias).argmax(1) == truth).mean()
+    assert np.bincount((logits + bias).argmax(1), minlength=10)[9] > 75
+    assert ((logits + bias + found.shift).argmax(1) == truth).mean() > dense - 0.02
 
 
 def test_outputs_are_silenced_only_when_enough_was_seen() -> None:

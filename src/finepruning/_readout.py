@@ -1,8 +1,10 @@
 """Read-out: which of the network's classes this person has, from unlabelled predictions alone.
 
-The class prior is estimated from the dense network's logits by expectation-maximisation (Saerens et
-al. 2002, Neural Computation 14), each sample being judged by the counts of all the others, and its
-logarithm is added to the output bias. NumPy in float64: the same on every machine's accelerator.
+A set of classes is sought that explains the dense network's predictions at the least cost, all of
+its classes weighing alike: which classes are there can be told, how often each comes up cannot,
+where the network errs one way on this person's data. With few samples a class the soft counts of an
+expectation-maximisation (Saerens et al. 2002, Neural Computation 14) is kept by half a measure.
+NumPy in float64: the same on every machine's accelerator.
 """
 
 from __future__ import annotations
@@ -14,20 +16,36 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-TEMPERATURES = (1.0, 1.25, 1.5, 1.75, 2.0)
-TEMPERATURE_PRIOR = (1.25, 0.25)
-"""Median and standard deviation (of the logarithm) of the temperature, where evidence is weak."""
+CONFIDENCE = 0.8
+"""The temperature rises until the mean of the highest probability is no more than this."""
+TEMPERATURES = tuple(1.25 * 1.1**i for i in range(10))
+COUNT_HEAT, SHIFT_HEAT = 1.2, 1.5
+"""How much hotter the soft counts are taken, and how much larger the shift, than that."""
+SHARE = 0.6
+"""Of the likelihood that a class costs the others, by taking its share, what is charged to it. At 1
+it is the likelihood of classes in equal number, which gives up classes when the network errs."""
+OWN_SHARE = 1.75
+"""A class is charged no more for its share than this times the samples that it explains: a person's
+rare classes are rare."""
+USUAL = 10.0
+"""A person has about as many classes, beforehand."""
+NOISE = 0.3
+"""Over ``K``: the probability of any prediction through no class of the person's."""
+CERTAIN = 0.2
+"""The set counts ``1 - exp(-CERTAIN * n / classes)`` against the soft counts."""
+CANDIDATES = 64
+MISSING = 0.03
+"""Presence of a class that is surely absent."""
 STEPS = 60
 FLOOR, FLOOR_SAMPLES = 0.03, 2.0
-"""Pseudo-count of every class, ``FLOOR + FLOOR_SAMPLES / n``: what a class never seen still
-keeps."""
+"""Pseudo-count of every class in the soft counts, ``FLOOR + FLOOR_SAMPLES / n``."""
 CAP, CAP_FLOOR = 0.7, 0.5
-"""Counts above ``CAP`` times the typical one are not believed: confusions tell well which classes
-are there, but badly how often. ``CAP_FLOOR`` scales the pseudo-count beside the capped counts."""
-TEMPER = 1.5
-"""The counts are taken this much hotter than the evidence says, so that no class is lost early."""
+"""Soft counts above ``CAP`` times the typical one are not believed. ``CAP_FLOOR`` scales the
+pseudo-count beside the capped counts."""
 CAUTION = 0.75
 """Nats a class and log n that the evidence of skew must beat before it is believed (1/2 is BIC)."""
+CAUTION_SET = 2.0
+"""Nats a log n by which the set must beat the set of all classes."""
 SILENT_PEAK, SILENT_COUNT, SILENT_TRUST, SILENT_UNSEEN = 0.01, 0.05, 0.99, 0.05
 """An output may be silenced when no sample gave it this probability, its count is below this, the
 skew is trusted this much, and the mass still unseen (Good-Turing) is below this."""
@@ -62,29 +80,79 @@ def read_out(logits: Floats) -> Readout:
     """
     n, K = logits.shape
     logits = np.asarray(logits, dtype=np.float64)
-    fits = []
-    for T in TEMPERATURES:
-        p = _softmax(logits / T)
-        R = _responsibilities(p, FLOOR)
-        fits.append((_evidence(p, R, FLOOR), T, _effective_number(R.sum(0))))
-    median, spread = TEMPERATURE_PRIOR
-    T = max(fits, key=lambda fit: fit[0] - np.log(fit[1] / median) ** 2 / (2 * spread**2))[1]
+    plain = _softmax(logits)
+    T = next(
+        (t for t in TEMPERATURES if _softmax(logits / t).max(1).mean() <= CONFIDENCE),
+        TEMPERATURES[-1],
+    )
+    present, classes, gain = _presence(_softmax(logits / T))
 
-    # Is there skew at all? Asked at temperature 1, where nothing was fitted.
-    evidence, _, classes = fits[0]
-    trust = 1 / (1 + np.exp(-np.clip(evidence - CAUTION * classes * np.log(n), -700, 700)))
-
-    T *= TEMPER
     floor = FLOOR + FLOOR_SAMPLES / n
-    N = _responsibilities(_softmax(logits / T), floor).sum(0)
-    typical = n / _effective_number(N)
-    presence = np.minimum(N, CAP * typical) + CAP_FLOOR * floor
+    N = _responsibilities(_softmax(logits / (COUNT_HEAT * T)), floor).sum(0)
+    typical = CAP * n / _effective_number(N)
+    counted = (np.minimum(N, typical) + CAP_FLOOR * floor) / (typical + CAP_FLOOR * floor)
+    certain = 1 - np.exp(-CERTAIN * n / classes)
+    presence = certain * (present + MISSING) + (1 - certain) * counted
     prior = presence / presence.sum()
 
+    # Is there skew at all? Asked of the soft counts, at temperature 1, and of the set.
+    R = _responsibilities(plain, FLOOR)
+    effective = _effective_number(R.sum(0))
+    skew = _evidence(plain, R, FLOOR) - CAUTION * effective * np.log(n)
+    trust = _sigmoid(skew) * _sigmoid(gain - CAUTION_SET * np.log(n))
+
     unseen = (((N > 0.5) & (N < 1.5)).sum() + 1) / n
-    silent = (_softmax(logits).max(0) < SILENT_PEAK) & (N < SILENT_COUNT)
+    silent = (plain.max(0) < SILENT_PEAK) & (N < SILENT_COUNT) & (present < 0.5)
     silent &= bool(trust > SILENT_TRUST and unseen < SILENT_UNSEEN)
-    return Readout(trust * T * np.log(K * prior), silent, prior, float(trust), float(classes), T)
+    T *= SHIFT_HEAT
+    return Readout(
+        trust * T * np.log(K * prior), silent, prior, float(trust), float(effective), float(T)
+    )
+
+
+def _presence(p: Floats) -> tuple[Floats, int, float]:
+    """Probability that each class is one of the person's, how many are, and by how many nats this
+    set beats the set of all.
+
+    The score of a set is ``sum_i log(noise + sum_{k in set} p_ik)`` less its cost. Classes are left
+    out one by one, always the one least missed, and the best set on the way is taken.
+    """
+    n, K = p.shape
+    noise, mass = NOISE / K, p.sum(0)
+
+    def cost(classes: float | Floats) -> Floats:
+        of = np.asarray(classes, dtype=np.float64)
+        each = np.log(max(K / USUAL, 1.0)) + 0.5 * np.log1p(n / of)
+        return np.asarray(SHARE * n * np.log(of) + each * of)
+
+    most = np.argsort(-mass, kind="stable")[: max(CANDIDATES, int((mass >= 1).sum()))]
+    chosen, explained = most, p[:, most].sum(1)
+    best, found = -np.inf, most
+    while len(chosen):
+        score = float(np.log(noise + explained).sum() - cost(len(chosen)))
+        if score > best:
+            best, found = score, chosen
+        rest = np.maximum(explained[:, None] - p[:, chosen], 0)
+        chosen = np.delete(chosen, np.log(noise + rest).sum(0).argmax())
+        explained = p[:, chosen].sum(1)
+    gain = best - (n * np.log1p(noise) - cost(K))
+
+    # With the others as they are: how much is a class missed, or would it be if it were in?
+    s = len(found)
+    inside = np.zeros(K, dtype=bool)
+    inside[found] = True
+    others = np.maximum(p[:, found].sum(1)[:, None] - np.where(inside, p, 0), 0) + noise
+    missed = np.log1p(p / others).sum(0)
+    own = (p / (others + p)).sum(0)
+    fewer = np.where(inside, max(s - 1, 0.5), s)
+    more = np.where(inside, s, s + 1)
+    fixed = np.log(max(K / USUAL, 1.0)) + 0.5 * np.log1p(n / s)
+    price = np.minimum(cost(more) - cost(fewer), OWN_SHARE * own + fixed)
+    return _sigmoid(missed - price), s, float(gain)
+
+
+def _sigmoid(nats: float | Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-np.clip(nats, -700, 700))))
 
 
 def _softmax(logits: Floats) -> Floats:
