@@ -75,6 +75,11 @@ class Moments:
         self.xy = self.xy + X.mT @ Y
         self.yy = self.yy + (Y * Y).sum(1)
 
+    def macs(self) -> int:
+        """Multiply-accumulates that they took."""
+        groups, inputs, outputs = self.xy.shape
+        return int(groups * self.count * (gram_macs(inputs) + inputs * outputs))
+
     def means(self) -> tuple[Matrix, Matrix]:
         """Means of inputs ``(G, D)`` and wanted outputs ``(G, O)``."""
         return self.x_first + self.x / self.count, self.y_first + self.y / self.count
@@ -114,7 +119,11 @@ def few(X: Matrix, Y: Matrix) -> tuple[tuple[Matrix, Matrix], tuple[LowRank, Mat
     return (x_mean, y_mean), (LowRank(X / N**0.5), X.mT @ Y / N, (Y * Y).sum(1) / N)
 
 
-def gram(X: Matrix, total: Matrix, block: int = 1024) -> Matrix:
+BLOCK = 512
+"""Columns of a Gram matrix that are multiplied at once."""
+
+
+def gram(X: Matrix, total: Matrix, block: int = BLOCK) -> Matrix:
     """``total + X^T X``: block by block, so that the lower triangle costs no product."""
     D = X.shape[2]
     if block >= D:
@@ -128,6 +137,12 @@ def gram(X: Matrix, total: Matrix, block: int = 1024) -> Matrix:
             if j > i:
                 total[:, j : j + block, i : i + block] += product.mT
     return total
+
+
+def gram_macs(D: int, block: int = BLOCK) -> int:
+    """Multiply-accumulates that :func:`gram` takes for one sample: those of its upper blocks."""
+    whole, rest = divmod(D, block)
+    return (D * D + whole * block * block + rest * rest) // 2
 
 
 def clip_min(values: Matrix, low: float) -> Matrix:

@@ -23,6 +23,7 @@ from ._core import (
     few,
     fitted_bias,
     gain,
+    gram_macs,
     saliency,
     top,
     unexplained,
@@ -168,18 +169,18 @@ def compensated(
     # A thorough fit where it costs less than the layer's own forward pass over these samples.
     forward = seen.calibration_samples * seen.trace.positions[layer.name] * W.numel()
     schedule = THOROUGH if THOROUGH.products * W.numel() * D <= forward else QUICK
-    written_out = D * (N / 2 + schedule.products * rows)  # multiply-accumulates for each input
-    low_rank = 2 * N * schedule.products * rows
-    if repeated or written_out <= low_rank:
-        solving = written_out
+    # H written out, or the samples themselves where they are few: what takes less.
+    few_macs = 2 * N * D * schedule.products * rows
+    if repeated or N * gram_macs(D) + D * D * schedule.products * rows <= few_macs:
         moments = repeated or Moments()
         for batch, k in kept.items():
             moments.add(precise(layer.columns(inputs[batch], k.sample, k.position)), k.y)
         means, (H, C, variance) = moments.means(), moments.covariances()
+        macs = moments.macs() + G * D * D * schedule.products * rows
     else:
-        solving = low_rank
         X = [precise(layer.columns(inputs[b], k.sample, k.position)) for b, k in kept.items()]
         means, (H, C, variance) = few(torch.cat(X, 1), torch.cat([k.y for k in kept.values()], 1))
+        macs = G * (N * D * rows + few_macs)
     live = slice(None) if silent is None else ~silent
     C, variance = C[:, :, live], variance[:, live]
     # Fewer samples than inputs over-fit: hold on to the generic weights the more.
@@ -189,7 +190,6 @@ def compensated(
     error = unexplained(scale**2 * now, scale * (fitted * C.mT).sum(-1), variance)
     matrix = torch.zeros_like(W)
     matrix[:, live] = fitted * scale[..., None]
-    macs = G * D * (N * rows + solving)
     return matrix, fitted_bias(matrix, *means).reshape(-1), Pruned(error, macs)
 
 
@@ -213,6 +213,7 @@ def score_and_repair(select: Select) -> Fit:
             H, C, _ = repeated.covariances()
             mean = (W @ repeated.means()[0][..., None])[..., 0]
             now, covariance = ((W @ H) * W).sum(-1), (W * C.mT).sum(-1)
+            macs = repeated.macs() + W.numel() * W.shape[2]
         else:
             for batch, x in inputs.items():
                 kept = seen.outputs[layer.name].pop(batch)
@@ -223,12 +224,12 @@ def score_and_repair(select: Select) -> Fit:
                     square + (y * y).sum(1),
                     cross + (y * kept.y).sum(1),
                 )
-            mean = mean / count
+            macs, mean = count * W.numel(), mean / count
             now, covariance = square / count - mean**2, cross / count - mean * dense.output_mean()
         variance = dense.output_variance()
         scale = gain(now, variance)
         error = unexplained(scale**2 * now, scale * covariance, variance)
         bias = (dense.output_mean() - scale * mean).to(W.dtype).reshape(-1)
-        return W * scale[..., None].to(W.dtype), bias, Pruned(error, count * W.numel())
+        return W * scale[..., None].to(W.dtype), bias, Pruned(error, macs)
 
     return fit
