@@ -1,5 +1,7 @@
 # make test    run all tests           make demo    personalise a small network for two people
 # make check   lint, format and types  make clean   remove the environment
+# make bench-smoke   every recipe in runs/ on a few images, where the data is there
+# make page          docs/results.md from results/
 #
 # All of them need Python 3.11+ and nothing else; what is missing is installed into .venv.
 
@@ -8,7 +10,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH := torch==2.13.0
 
-.PHONY: test demo check clean
+.PHONY: test demo check bench-smoke page clean
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
@@ -20,6 +22,14 @@ check: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-smoke: .venv/.dev
+	@for recipe in runs/*.sh; do \
+	    echo "$$recipe --smoke"; PYTHON="$(CURDIR)/$(BIN)/python" $$recipe --smoke || exit 1; done
+	$(BIN)/python benchmarks/page.py --smoke --out build/smoke
+
+page: .venv/.dev
+	$(BIN)/python benchmarks/page.py
 
 clean:
 	rm -rf .venv

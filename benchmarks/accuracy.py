@@ -1,115 +1,84 @@
-"""Accuracy of the personalised network beside the dense one, on held-out data.
+"""Accuracy and cost of every method for many users, on data that was not adapted to.
 
-    python benchmarks/accuracy.py dogs     ResNet-50, ten dog breeds, 128 photos (5 draws), 250
-    python benchmarks/accuracy.py cifar    ResNet-20 and -56, 3 of 10 classes, 128 images, 10 users
+    python benchmarks/accuracy.py dogs|breeds|cifar|shift [--methods best,fast,...] [--users 10]
+        [--sparsities 0.5,0.7] [--ns 16,128,all] [--networks resnet20] [--smoke]
 
-Options: --efforts best,fast,paper  --draws 5  --users 10  --quick (a few images: a smoke test)
-Rows already measured are kept, so an interrupted run goes on where it stopped.
+The rows go to a file in ``results/`` for each network. Rows that are there are not measured again,
+so an interrupted run goes on where it stopped; delete rows to have them measured anew.
 """
 
 from __future__ import annotations
 
 import argparse
-import tempfile
-import time
-from pathlib import Path
+from collections.abc import Iterator
 
-import torch
-from protocol import (
-    Results,
-    Row,
-    User,
-    cifar,
-    cifar_resnet,
-    cifar_user,
-    correct,
-    dogs,
-    logits,
-    resnet50,
-)
-from torch import nn
+from case import Case, Dense
+from measure import Results, result_file
+from methods import METHODS
+from networks import load_network
+from users import NETWORKS, USERS, User
 
-import finepruning
-from finepruning._readout import read_out
+DEFAULT_USERS = {"dogs": 5, "breeds": 20, "cifar": 10, "shift": 5}
 
 
-def measure(results: Results, model: nn.Module, user: User, efforts: list[str]) -> None:
-    """All methods for one user: controls first, ours below."""
-    n = len(user.unlabelled)
-    cache: dict[str, torch.Tensor] = {}
+def sized(user: User, ns: list[str]) -> Iterator[User]:
+    """The user with each number of unlabelled samples that there are enough of."""
+    for n in dict.fromkeys(user.n if n == "all" else int(n) for n in ns):
+        if n <= user.n:
+            yield user.holding(n)
 
-    def outputs(which: str) -> torch.Tensor:
-        if which not in cache:
-            cache[which] = logits(model, getattr(user, which))
-        return cache[which]
 
-    def row(method: str, found: torch.Tensor, sparsity: float = 0.0, **cost: float) -> Row:
-        right, told = correct(found, user)
-        return Row(user.name, n, method, sparsity, right, told, len(user.labels), **cost)
-
-    def dense_read_out() -> Row:
-        shift = read_out(outputs("unlabelled").double().numpy()).shift
-        return row("dense + read-out", outputs("test") + torch.from_numpy(shift).float())
-
-    def personal(effort: str) -> Row:
-        started = time.perf_counter()
-        result = finepruning.personalize(model, user.unlabelled, sparsity=0.7, effort=effort)
-        seconds = time.perf_counter() - started
-        report = result.report
-        with tempfile.TemporaryDirectory() as folder:
-            result.save(Path(folder, "me"))
-            size = sum(f.stat().st_size for f in Path(folder, "me").iterdir())
-        return row(
-            f"finepruning {effort}",
-            logits(result.model, user.test),
-            report.sparsity,
-            seconds=seconds,
-            dense_passes=report.dense_passes,
-            forward_passes=report.forward_passes,
-            peak_mb=(report.peak_memory or 0) / 1e6,
-            artifact_bytes=size,
-        )
-
-    results.measure(user.name, n, "dense", lambda: row("dense", outputs("test")))
-    results.measure(user.name, n, "dense + read-out", dense_read_out)
-    for effort in efforts:
-        results.measure(user.name, n, f"finepruning {effort}", lambda e=effort: personal(e))
+def run(results: Results, case: Case, methods: list[str], sparsities: list[float]) -> None:
+    """Measure what is missing for one user."""
+    for name in methods:
+        method = METHODS[name]
+        for wanted in sparsities if method.prunes else [0.0]:
+            if all(results.has(case.user, row, wanted) for row in method.rows):
+                continue
+            for row, answer in method.run(case, wanted).items():
+                results.add(case.user, row, wanted, answer)
 
 
 def main() -> None:
-    """Run one benchmark and print its table."""
+    """Run one benchmark."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("data", choices=["dogs", "cifar"])
-    parser.add_argument("--efforts", default="best,fast,paper")
-    parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("--users", type=int, default=10)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("data", choices=USERS)
+    parser.add_argument("--methods", default="all", help=",".join(METHODS))
+    parser.add_argument("--sparsities", default="0.7")
+    parser.add_argument("--ns", default="128", help="unlabelled samples, such as 16,32,all")
+    parser.add_argument("--users", type=int, help="users, or draws of the dogs")
+    parser.add_argument("--networks", help="such as resnet20,resnet56")
+    parser.add_argument("--smoke", action="store_true", help="a few samples of one user")
     args = parser.parse_args()
-    efforts = args.efforts.split(",")
-    quick = "-quick" if args.quick else ""
-    if args.data == "dogs":
-        model, (own, test, labels, classes) = resnet50(), dogs()
-        if args.quick:
-            test, labels = test[::25], labels[::25]
-        results = Results(f"dogs-resnet50{quick}")
-        for draw in range(1 if args.quick else args.draws):
-            order = torch.randperm(len(own), generator=torch.Generator().manual_seed(draw))
-            taken = own[order[: 8 if args.quick else 128]]
-            measure(results, model, User(f"draw-{draw}", classes, taken, test, labels), efforts)
-        if not args.quick:
-            measure(results, model, User("all", classes, own, test, labels), efforts)
-        print(results.table())
-        return
-    images, labels = cifar()
-    for depth in (20,) if args.quick else (20, 56):
-        results = Results(f"cifar-resnet{depth}{quick}")
-        model = cifar_resnet(depth)
-        for seed in range(1 if args.quick else args.users):
-            user = cifar_user(images, labels, seed, 3, 32 if args.quick else 128)
-            measure(results, model, user, efforts)
-        print(f"ResNet-{depth}\n{results.table()}")
+    methods = list(METHODS) if args.methods == "all" else args.methods.split(",")
+    unknown = [m for m in methods if m not in METHODS]
+    if unknown:
+        parser.error(f"no method {unknown[0]!r}; there are {', '.join(METHODS)}")
+    sparsities = [float(s) for s in args.sparsities.split(",")]
+    networks = args.networks.split(",") if args.networks else NETWORKS[args.data]
+    users, ns = args.users or DEFAULT_USERS[args.data], args.ns.split(",")
+    if args.smoke:
+        users, ns, sparsities, networks = 1, ["8"], sparsities[:1], networks[:1]
+    for network in networks:
+        path = result_file(f"{args.data}-{network}" + ("-smoke" if args.smoke else ""))
+        if args.smoke:
+            path.unlink(missing_ok=True)
+        results = Results(path)
+        model = load_network(network)
+        dense = Dense(model)
+        sets: set[tuple[str, frozenset[int], frozenset[int]]] = set()
+        people = USERS[args.data](users)
+        if args.smoke:  # the last, of whose kind there is most to go wrong
+            people = iter([[*people][-1].holding(8, tests=24)])
+        for person in people:
+            for user in sized(person, ns):
+                # Draws of all photos are one draw.
+                held = (user.kind, frozenset(user.own.tolist()), frozenset(user.tested.tolist()))
+                if held not in sets:
+                    sets.add(held)
+                    run(results, Case(model, user, dense), methods, sparsities)
 
 
 if __name__ == "__main__":

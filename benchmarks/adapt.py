@@ -1,0 +1,257 @@
+"""Controls that adapt instead of prune: BatchNorm statistics, LAME, Tent, fine-tuning with labels.
+
+Constants were tuned on development users (CIFAR users with seeds of 1000 and more; for LAME also
+the two halves of dogs/unlabelled), never on a test set.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from finepruning._batches import Batch, logits_of, read_batches
+from finepruning._find import Found
+from finepruning._flow import flow
+from finepruning._scratch import Scratch
+
+Statistics = dict[str, tuple[Tensor, Tensor]]
+"""Mean and unbiased variance ``(C,)``, in float64, of the inputs of each BatchNorm."""
+
+
+# --- Batch normalisation
+# ------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Norm:
+    """A BatchNorm in the place of a layer, so that all batches meet at it in lock-step."""
+
+    name: str
+    module: Any
+
+    def run(self, x: Tensor) -> Tensor:
+        return type(self.module).forward(self.module, x)
+
+
+def _norms(model: nn.Module) -> list[_Norm]:
+    """The normalisations of ``model`` that use running statistics."""
+    named = model.named_modules()
+    return [_Norm(n, m) for n, m in named if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def folded(model: nn.Module) -> bool:
+    """Whether the checkpoint keeps its statistics in weight and bias (mean 0, variance 1)."""
+    norms = [norm.module for norm in _norms(model)]
+    return all(bool((m.running_mean == 0).all() and (m.running_var == 1).all()) for m in norms)
+
+
+def statistics(model: nn.Module, batches: Sequence[Tensor]) -> Statistics:
+    """What the BatchNorms of ``model`` see on all samples of ``batches``."""
+    found: Statistics = {}
+    _lock_step(model, batches, lambda norm, xs: found.update({norm.name: _mean_variance(xs)}))
+    return found
+
+
+def recalibrate(
+    model: nn.Module, batches: Sequence[Tensor], dense: Statistics | None = None
+) -> Tensor:
+    """Re-estimate the running statistics of ``model`` in place; returns its logits ``(n, K)``.
+
+    All samples meet at each BatchNorm before it runs, behind layers that are normalised already:
+    what training mode does with all samples in one batch. On a pruned network that is REFLOW
+    (Saikumar and Varghese 2025, arXiv 2502.15790).
+
+    With the ``dense`` network's statistics on the same samples, a channel gets the mean and the
+    variance that it has *there* instead of 0 and 1::
+
+        v = (var_pruned / var_dense) running_var
+        m = mean_pruned - (mean_dense - running_mean) sqrt(v / running_var)
+
+    The dense network itself is then not changed: the only sense that re-estimating can have where
+    the checkpoint has its statistics folded into weight and bias.
+    """
+
+    def visit(norm: _Norm, inputs: Sequence[Tensor]) -> None:
+        m = norm.module
+        mean, var = _mean_variance(inputs)
+        if dense is not None:
+            dense_mean, dense_var = dense[norm.name]
+            growth = (var + m.eps) / (dense_var + m.eps)
+            mean = mean - (dense_mean - m.running_mean) * growth.sqrt()
+            var = (m.running_var + m.eps) * growth - m.eps
+        m.running_mean.copy_(mean)
+        m.running_var.copy_(var)
+
+    return _lock_step(model, batches, visit)
+
+
+def _mean_variance(inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased variance over all but the channels (dimension 1) of all ``inputs``."""
+    parts = [torch.var_mean(x, [0, *range(2, x.ndim)], correction=0) for x in inputs]
+    var, mean = (torch.stack(part).double() for part in zip(*parts, strict=True))
+    n = torch.tensor([[x.numel() / x.shape[1]] for x in inputs]).to(mean)
+    total = (n * mean).sum(0) / n.sum()
+    return total, (n * (var + (mean - total) ** 2)).sum(0) / (n.sum() - 1).clamp(min=1)
+
+
+def _lock_step(
+    model: nn.Module, batches: Sequence[Tensor], visit: Callable[[_Norm, Sequence[Tensor]], None]
+) -> Tensor:
+    device = next(model.parameters()).device
+    norms: Any = _norms(model)
+
+    def forward(batch: Batch) -> Callable[[], Tensor]:
+        return lambda: logits_of(batch.to(device).call(model)).float().cpu()
+
+    forwards = [forward(batch) for batch in read_batches(batches)]
+    expected = {norm.name: set(range(len(forwards))) for norm in norms}
+    see: Any = lambda norm, inputs: visit(norm, list(inputs.values()))  # noqa: E731
+    with torch.no_grad():
+        return torch.cat(flow(Found(norms, {}, [], {}), forwards, see, expected, Scratch(model)))
+
+
+# --- LAME
+# ------------------------------------------------------------------------------------
+
+
+LAME_NEIGHBOURS, LAME_SHARE = 10, 20
+"""Neighbours: at least the first, and one of so many test samples. Of 1 to 150 at weights of 1/4 to
+2; the few of the paper's batches of 64 gain far less on a whole test set."""
+
+
+def lame(
+    logits: Tensor,
+    features: Tensor,
+    neighbours: int | None = None,
+    weight: float = 1.0,
+    steps: int = 100,
+) -> Tensor:
+    """Log assignments ``(n, K)`` that agree with the network and among neighbours.
+
+    Minimises ``sum_i KL(z_i | q_i) - weight/2 sum_ij a_ij z_i z_j`` over distributions ``z_i``,
+    with ``q`` the network's own probabilities (``logits`` ``(n, K)``) and the affinity ``a`` of the
+    nearest neighbours in ``features`` ``(n, F)``, the inputs of the last Linear. Transductive: it
+    sees the whole test set at once, and changes no network, so that nothing is left for the next
+    sample. Source: Boudiaf et al. 2022 (CVPR), arXiv 2201.05718.
+    """
+    neighbours = neighbours or max(LAME_NEIGHBOURS, len(logits) // LAME_SHARE)
+    q, a = logits.log_softmax(1), affinity(features, neighbours)
+    z = q.exp()
+    for _ in range(steps):
+        before, z = z, (q + weight * (a @ z)).softmax(1)
+        if float((z - before).abs().max()) < 1e-6:
+            break
+    return (q + weight * (a @ z)).log_softmax(1)
+
+
+def affinity(features: Tensor, neighbours: int) -> Tensor:
+    """Symmetric affinity ``(n, n)``: 1 where each is among the other's nearest, 1/2 if one is."""
+    f = F.normalize(features, dim=1)
+    near = (f @ f.mT).fill_diagonal_(-torch.inf).topk(min(neighbours, len(f) - 1)).indices
+    a = f.new_zeros(len(f), len(f)).scatter_(1, near, 1.0)
+    return (a + a.mT) / 2
+
+
+def lame_objective(z: Tensor, logits: Tensor, a: Tensor, weight: float = 1.0) -> float:
+    """What :func:`lame` minimises, for assignments ``z`` ``(n, K)``."""
+    kl = torch.xlogy(z, z) - z * logits.log_softmax(1)
+    return float(kl.sum() - weight / 2 * (z * (a @ z)).sum())
+
+
+# --- Tent
+# ------------------------------------------------------------------------------------
+
+
+TENT_LR, TENT_STEPS = 1.5e-3, 12
+"""The rate is relative to the typical scale, which is five times smaller where statistics are
+folded into it. Of 1/3, 1 and 3 times this, and 4, 12, 40 steps; more does harm to a person who has
+all classes. With batch statistics (as published) all are worse than the dense network."""
+
+
+def tent(
+    model: nn.Module,
+    batches: Sequence[Tensor],
+    lr: float = TENT_LR,
+    steps: int = TENT_STEPS,
+    *,
+    batch_statistics: bool = False,
+) -> nn.Module:
+    """A copy whose BatchNorm scales and shifts minimise the entropy of its own predictions.
+
+    ``steps`` of Adam, one batch each, in turns. With ``batch_statistics`` (as published; never for
+    a checkpoint whose statistics are folded, which they would destroy) each batch is normalised by
+    itself, and the test data by the statistics of all ``batches``, so that no order or mixture of
+    test samples matters. Costs 3 forward passes a step over its batch. Source: Wang et al. 2021
+    (ICLR), arXiv 2006.10726.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    norms = [norm.module for norm in _norms(model)]
+    for m in norms:
+        m.train(batch_statistics)
+        m.momentum = 0.0  # the running statistics stay what they are
+    free = [p.requires_grad_(True) for m in norms for p in m.parameters()]
+    scale = float(torch.cat([m.weight.detach().abs() for m in norms]).median())
+    optimiser = torch.optim.Adam(free, lr * scale)
+    for batch in islice(cycle(read_batches(batches)), steps):
+        log_p = logits_of(batch.call(model)).log_softmax(1)
+        entropy = -(log_p.exp() * log_p).sum(1).mean()
+        optimiser.zero_grad()
+        entropy.backward()
+        optimiser.step()
+    model.eval().requires_grad_(False)
+    if batch_statistics:
+        recalibrate(model, batches)
+    return model
+
+
+# --- Fine-tuning with labels
+# ------------------------------------------------------------------------------------
+
+
+TUNE_LR, TUNE_DECAY, TUNE_BATCH = 1e-3, 5e-4, 16
+
+
+def fine_tune(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    epochs: Sequence[int] = (1, 5, 20),
+    lr: float = TUNE_LR,
+    *,
+    momentum: float = 0.9,
+    decay: float = TUNE_DECAY,
+    batch_size: int = TUNE_BATCH,
+    seed: int = 0,
+) -> Iterator[tuple[int, nn.Module]]:
+    """The upper bound: fine-tune a copy with ``labels`` ``(n,)``; yields after each of ``epochs``.
+
+    All weights by stochastic gradient descent on the cross-entropy over all outputs; BatchNorm
+    keeps its statistics; images are flipped at random. One run: what is yielded is the live
+    network, to be measured before the next is asked for. Costs 3 forward passes an epoch (one
+    forward, two backward).
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(True)
+    optimiser = torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=decay)
+    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    for epoch in range(1, max(epochs) + 1):
+        for index in torch.randperm(len(x), generator=generator).split(batch_size):
+            batch = x[index]
+            if batch.ndim == 4:
+                flip = torch.rand(len(batch), generator=generator) < 0.5
+                batch = torch.where(flip[:, None, None, None], batch.flip(3), batch)
+            outputs = logits_of(model(batch.to(device)))
+            loss = F.cross_entropy(outputs, labels[index].to(device))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        if epoch in epochs:
+            yield epoch, model

@@ -1,0 +1,171 @@
+"""A case: one network and one user, with what several methods need, computed once and accounted."""
+
+from __future__ import annotations
+
+import copy
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import adapt
+import controls
+import torch
+from measure import Answer
+from torch import Tensor, nn
+from users import Pool, User
+
+from finepruning._batches import BATCH_SIZE
+from finepruning._memory import PeakMemory, release_free_memory
+from finepruning._readout import read_out
+
+READ_OUT = " + read-out"
+Answers = dict[str, Answer]
+"""A method's rows by name."""
+
+
+@dataclass
+class Cost:
+    """What something took: seconds, and memory above the start at its peak and at its end."""
+
+    seconds: float = 0.0
+    peak_mb: float = 0.0
+    held_mb: float = 0.0
+
+
+@contextmanager
+def measured() -> Iterator[Cost]:
+    """The cost of what runs within, known when it has ended."""
+    release_free_memory()  # what an earlier method has freed is not to be had for nothing
+    cost = Cost()
+    memory, held, started = PeakMemory(torch.device("cpu")), _resident(), time.perf_counter()
+    yield cost
+    cost.seconds = time.perf_counter() - started
+    cost.peak_mb, cost.held_mb = memory.above_start() / 1e6, (_resident() - held) / 1e6
+
+
+def _resident() -> int:
+    """Bytes of the process in memory; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+@torch.inference_mode()
+def logits(model: nn.Module, x: Tensor, batch: int = 50) -> Tensor:
+    """All logits of ``x``: in the memory format in which a CPU convolves fastest."""
+    model = copy.deepcopy(model).eval()
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return torch.cat([model(b) for b in torch.split(x, batch)])
+
+
+@dataclass
+class Dense:
+    """The dense network's logits and features (its head's inputs), once for each sample."""
+
+    model: nn.Module
+    seconds: float = 0.0
+    samples: int = 0
+    peak_mb: float = 0.0
+    _known: dict[Pool, dict[int, tuple[Tensor, Tensor]]] = field(default_factory=dict)
+
+    def __call__(self, pool: Pool, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``(n, K)`` and features ``(n, D)`` of samples of a pool."""
+        if pool not in self._known:
+            self._known = {pool: {}}  # users come pool by pool
+        known = self._known[pool]
+        new = torch.tensor([i for i in index.tolist() if i not in known], dtype=torch.long)
+        if len(new):
+            x = pool[new]
+            with measured() as cost:
+                found = zip(*self._run(x), strict=True)
+            known |= dict(zip(new.tolist(), found, strict=True))
+            self.seconds += cost.seconds
+            self.samples += len(new)
+            self.peak_mb = max(self.peak_mb, cost.peak_mb)
+        outputs, features = zip(*(known[i] for i in index.tolist()), strict=True)
+        return torch.stack(outputs), torch.stack(features)
+
+    def _run(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        head = [m for m in self.model.modules() if isinstance(m, nn.Linear)][-1]
+        seen: list[Tensor] = []
+        # The hook goes along when the network is copied, and writes to the same list.
+        handle = head.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        try:
+            return logits(self.model, x), torch.cat(seen)
+        finally:
+            handle.remove()
+
+
+@dataclass
+class Case:
+    """A network and a user, with what several methods need of the two."""
+
+    model: nn.Module
+    user: User
+    dense: Dense
+    observing: Cost = field(default_factory=Cost)
+    """What it cost to observe the dense network for the controls, which share it."""
+
+    @cached_property
+    def unlabelled(self) -> Tensor:
+        return self.user.unlabelled
+
+    @cached_property
+    def batches(self) -> list[Tensor]:
+        return list(torch.split(self.unlabelled, BATCH_SIZE))
+
+    @cached_property
+    def seen(self) -> controls.Observed:
+        """The dense network on the unlabelled samples, observed once for all controls."""
+        seen = controls.Observed(self.model, self.batches)
+        with measured() as self.observing:
+            _ = seen.observation
+        if adapt.folded(self.model):
+            _ = seen.norms  # could be had in the same pass: not counted again
+        return seen
+
+    @cached_property
+    def outputs(self) -> Tensor:
+        """The dense network's logits on the test samples."""
+        return self.dense(self.user.pool, self.user.tested)[0]
+
+    @cached_property
+    def dense_own(self) -> Tensor:
+        """The dense network's logits on the unlabelled samples."""
+        return self.dense(self.user.pool, self.user.own)[0]
+
+    @property
+    def dense_seconds(self) -> float:
+        """What the dense network takes for the unlabelled samples."""
+        _ = self.dense_own
+        return self.user.n * self.dense.seconds / self.dense.samples
+
+    def shift(self, own: Tensor | None = None) -> Tensor:
+        """Our read-out, ``(K,)``. ``own``: the pruned network's logits on the unlabelled."""
+        return torch.from_numpy(read_out(self.dense_own.double().numpy()).shift).float()
+
+    def with_read_out(
+        self, name: str, answer: Answer, own: Tensor | None = None, observed: bool = False
+    ) -> Answers:
+        """A method's answer as it is, and with our read-out.
+
+        ``observed``: the method has run the dense network over the unlabelled samples anyway.
+        """
+        once = 0.0 if observed else self.dense_seconds
+        with measured() as cost:
+            read = answer.outputs + self.shift(own)
+        return {
+            name: answer,
+            name + READ_OUT: replace(
+                answer,
+                outputs=read,
+                seconds=answer.seconds + cost.seconds + once,
+                forward_passes=answer.forward_passes + (0.0 if observed else 1.0),
+                peak_mb=max(answer.peak_mb, self.dense.peak_mb),
+            ),
+        }

@@ -1,0 +1,182 @@
+"""The methods that are compared. Each takes a case and a sparsity, and gives named answers.
+
+A name that ends in "+ read-out" is the method before it with our read-out on top: a shift of its
+outputs, found from the unlabelled samples.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+import adapt
+import controls
+from case import READ_OUT, Answers, Case, logits, measured
+from measure import Answer
+
+import finepruning
+
+# --- Methods that prune
+
+
+@dataclass(frozen=True)
+class Personalize:
+    """finepruning as it is shipped, its read-out included."""
+
+    effort: str
+
+    def __call__(self, case: Case, sparsity: float) -> Answers:
+        x = case.unlabelled
+        with measured() as cost:
+            result = finepruning.personalize(
+                case.model, x, sparsity=sparsity, effort=self.effort, progress=False
+            )
+        report, parts = result.report, result.report.seconds
+        with tempfile.TemporaryDirectory() as folder:
+            result.save(Path(folder, "me"))
+            size = sum(f.stat().st_size for f in Path(folder, "me").iterdir())
+        outputs = logits(result.model, case.user.test)
+        answer = Answer(
+            outputs,
+            report.sparsity,
+            seconds=cost.seconds,
+            solve_seconds=parts["solve"],
+            dense_seconds=parts["dense_forward"],
+            forward_passes=report.forward_passes,
+            peak_mb=(report.peak_memory or 0) / 1e6,
+            artifact_bytes=size,
+        )
+        return {f"finepruning {self.effort}": answer}
+
+
+@dataclass(frozen=True)
+class Control:
+    """A pruning control, with the options of its function in :mod:`controls`."""
+
+    name: str
+    prune: Callable[..., controls.Outcome]
+    options: dict[str, str]
+
+    @property
+    def observes(self) -> bool:
+        """Whether it runs the dense network over the unlabelled samples."""
+        plan, mend = self.options.get("plan"), self.options.get("mend")
+        return mend == "repair" or not (self.prune is controls.magnitude or plan == "uniform")
+
+    def __call__(self, case: Case, sparsity: float) -> Answers:
+        seen = case.seen
+        with measured() as cost:
+            found = self.prune(case.model, case.batches, sparsity, seen=seen, **self.options)
+        seconds, peak = cost.seconds, cost.peak_mb
+        if self.observes:
+            seconds += case.observing.seconds
+            peak = max(case.observing.peak_mb, case.observing.held_mb + peak)
+        outputs = logits(found.model, case.user.test)
+        answer = Answer(outputs, found.sparsity, seconds, found.forward_passes, peak)
+        return case.with_read_out(self.name, answer, found.own, self.observes)
+
+
+# --- Methods that leave all weights, or change them without a zero
+
+
+def dense(case: Case, sparsity: float) -> Answers:
+    """The network as it came."""
+    answer = Answer(case.outputs, seconds=0.0, forward_passes=0.0, peak_mb=0.0)
+    return case.with_read_out("dense", answer)
+
+
+def lame(case: Case, sparsity: float) -> Answers:
+    """The test outputs made to agree among neighbours, before and behind our read-out."""
+    features = case.dense(case.user.pool, case.user.tested)[1]
+    found = {}
+    for name, outputs in (("", case.outputs), (READ_OUT, case.outputs + case.shift())):
+        with measured() as cost:
+            answer = adapt.lame(outputs, features)
+        passes = 1.0 if name else 0.0  # the read-out's
+        cost.seconds += passes * case.dense_seconds
+        found["dense + LAME" + name] = Answer(answer, 0.0, cost.seconds, passes, cost.peak_mb)
+    return found
+
+
+@dataclass(frozen=True)
+class Tent:
+    """Entropy minimised on the unlabelled samples."""
+
+    name: str
+    batch_statistics: bool
+
+    def __call__(self, case: Case, sparsity: float) -> Answers:
+        # Each batch's own statistics would be those of the data instead of mean 0, variance 1.
+        if self.batch_statistics and adapt.folded(case.model):
+            return {}
+        batches, steps = case.batches, adapt.TENT_STEPS
+        with measured() as cost:
+            model = adapt.tent(case.model, batches, batch_statistics=self.batch_statistics)
+        passes = 3 * sum(len(b) for b in islice(cycle(batches), steps)) / case.user.n
+        passes += self.batch_statistics
+        outputs = logits(model, case.user.test)
+        answer = Answer(outputs, 0.0, cost.seconds, passes, cost.peak_mb)
+        return case.with_read_out(self.name, answer)
+
+
+TUNED = {n: f"fine-tuned with labels, {n} epoch{'s' * (n > 1)}" for n in (1, 5, 20)}
+
+
+def fine_tune(case: Case, sparsity: float) -> Answers:
+    """The upper bound: told the labels that nobody else sees, with backpropagation."""
+    found, seconds, peak = {}, 0.0, 0.0
+    tuning = adapt.fine_tune(case.model, case.unlabelled, case.user.truth, tuple(TUNED))
+    for epochs, name in TUNED.items():
+        with measured() as cost:
+            _, model = next(tuning)
+        seconds, peak = seconds + cost.seconds, max(peak, cost.peak_mb)
+        outputs = logits(model, case.user.test)
+        found[name] = Answer(outputs, 0.0, seconds, 3.0 * epochs, peak)
+    return found
+
+
+# --- All of them
+
+
+@dataclass(frozen=True)
+class Method:
+    """How to call a method, which rows it gives, and whether it prunes at all."""
+
+    run: Callable[[Case, float], Answers]
+    rows: tuple[str, ...]
+    prunes: bool = True
+
+
+def _control(name: str, prune: Callable[..., controls.Outcome], **options: str) -> Method:
+    return Method(Control(name, prune, options), (name, name + READ_OUT))
+
+
+_magnitude, _wanda, _obs = controls.magnitude, controls.wanda, controls.obs
+
+METHODS: dict[str, Method] = {
+    "dense": Method(dense, ("dense", "dense" + READ_OUT), False),
+    **{e: Method(Personalize(e), (f"finepruning {e}",)) for e in ("best", "fast", "paper")},
+    "magnitude": _control("magnitude, global", _magnitude),
+    "magnitude-bn": _control("magnitude, global + BN re-estimated", _magnitude, mend="bn"),
+    "magnitude-repair": _control("magnitude, global + repair", _magnitude, mend="repair"),
+    "layer": _control("magnitude, per layer", _magnitude, across="layer"),
+    "layer-repair": _control(
+        "magnitude, per layer + repair", _magnitude, across="layer", mend="repair"
+    ),
+    "wanda": _control("Wanda", _wanda),
+    "wanda-repair": _control("Wanda + repair", _wanda, mend="repair"),
+    "obs-uniform": _control("OBS, uniform", _obs, plan="uniform"),
+    "obs": _control("OBS, our plan", _obs),
+    "obs-repair": _control("OBS, our plan + repair", _obs, mend="repair"),
+    "lame": Method(lame, ("dense + LAME", "dense + LAME" + READ_OUT), False),
+    "tent": Method(Tent("dense + Tent", False), ("dense + Tent", "dense + Tent" + READ_OUT), False),
+    "tent-bn": Method(
+        Tent("dense + Tent, batch statistics", True),
+        ("dense + Tent, batch statistics", "dense + Tent, batch statistics" + READ_OUT),
+        False,
+    ),
+    "tune": Method(fine_tune, tuple(TUNED.values()), False),
+}

@@ -1,0 +1,227 @@
+"""Write the results page, docs/results.md and docs/plots/, from the rows in results/.
+
+    python benchmarks/page.py [--smoke] [--results results] [--out docs]
+
+Works with whatever has been measured, and says what has not. The same rows give the same bytes.
+The prose is in page.md, where each ``$name`` stands for what is generated here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from string import Template
+
+import numpy as np
+from cost import CostRow
+from groups import (
+    CONTROLS,
+    HEADLINE,
+    MANY,
+    OURS,
+    PRUNES,
+    Group,
+    Source,
+    difference,
+    points,
+    read_cost,
+    read_groups,
+    sources,
+    summary,
+)
+from measure import RESULTS, Row
+from plots import draw
+from targets import harmed, targets
+from users import NETWORKS
+
+NONE = "Not measured yet.\n"
+
+
+def page(found: Sequence[Source], out: Path) -> str:
+    """The page's text; its plots are written on the way."""
+    groups, costs = read_groups(found), read_cost(found)
+    folder = out / "plots"
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("*.svg"):
+        stale.unlink()
+    parts = {
+        "targets": target_table(groups, costs),
+        "losses": losses(groups),
+        "harm": harm(groups),
+        "cost": cost_table(costs),
+    }
+    for data, networks in NETWORKS.items():
+        sections = []
+        for network in networks:
+            kinds = [g for g in groups if (g.data, g.network) == (data, network)]
+            files = [s.path.name for s in found if (s.data, s.network) == (data, network)]
+            body = network_section(kinds, folder) if kinds else NONE
+            sections.append(
+                "\n".join([f"### {data}: {network}\n", *map("`{}`\n".format, files), body])
+            )
+        parts[data] = "\n".join(sections)
+    template = Template(Path(__file__).with_suffix(".md").read_text())
+    text = template.substitute({k: v.rstrip("\n") for k, v in parts.items()})
+    return re.sub(r"(\d)%", r"\1 %", text)
+
+
+def target_table(groups: list[Group], costs: list[CostRow]) -> str:
+    """What was to be reached, and whether it is."""
+    met = {None: "-", True: "yes", False: "**no**"}
+    lines = [(target.what, target.reached, met[target.met]) for target in targets(groups, costs)]
+    return table(("target", "reached", "met"), lines)
+
+
+def losses(groups: list[Group]) -> str:
+    """Where a method is above ours: by more than the interval of the difference, or not."""
+    found: dict[bool, list[tuple[float, Sequence[object]]]] = {True: [], False: []}
+    for group in groups:
+        for n, sparsity in group.settings:
+            ours = group.at(n, sparsity, OURS)
+            for method in [*CONTROLS, "finepruning fast", "finepruning paper"]:
+                theirs = group.at(n, sparsity, method)
+                mean, half, users = difference(ours, theirs)
+                if not mean < 0:  # NaN where there is nothing to compare
+                    continue
+                both = [user for user in ours if user in theirs]
+                them, us = (summary(rows[u] for u in both).text for rows in (theirs, ours))
+                where = (name(group), n, f"{sparsity:.0%}", method)
+                line = (*where, them, us, points(mean, half), users)
+                found[mean + half < 0].append((mean, line))
+    head = ("data", "n", "sparsity", "method", "it", "best", "best - it", "users")
+    clear, level = (
+        table(head, [line for _, line in sorted(found[key], key=lambda item: item[0])])
+        for key in (True, False)
+    )
+    return (
+        f"**By more than the interval of the difference: {len(found[True])} comparisons.**\n\n"
+        + (clear if found[True] else "None.\n")
+        + "\n"
+        + folded(f"By less, or from a single draw: {len(found[False])} comparisons", level)
+    )
+
+
+def harm(groups: list[Group]) -> str:
+    """The users that are below the dense network."""
+    lines = []
+    for group in groups:
+        for n, sparsity in group.settings:
+            for method in (OURS, "finepruning fast"):
+                if lost := harmed(group, n, sparsity, method):
+                    below = f"{len(lost)} of {len(group.at(n, sparsity, method))}"
+                    named = ", ".join(f"{user} ({points(d)})" for user, d in lost.items())
+                    lines.append((name(group), n, f"{sparsity:.0%}", method, below, named))
+    head = ("data", "n", "sparsity", "method", "below dense", "who")
+    return table(head, lines) if lines else ("Nobody.\n" if groups else NONE)
+
+
+def network_section(kinds: Sequence[Group], folder: Path) -> str:
+    """Plots and tables of one network on one data set."""
+    parts = [f"![{shows}](plots/{file})\n" for file, shows in draw(kinds, folder).items()]
+    if len(kinds) > MANY:
+        parts.append(overview(kinds))
+    for group in kinds:
+        for n, sparsity in group.settings:
+            title = f"{group.kind}, {n} samples, {sparsity:.0%} sparse"
+            text, main = method_table(group, n, sparsity), (n, sparsity) == (group.main, HEADLINE)
+            missing = [method for method in PRUNES if not group.at(n, sparsity, method)]
+            if main and missing:
+                text += f"\nNot measured: {'; '.join(missing)}.\n"
+            open_it = main and len(kinds) <= MANY
+            parts.append(f"**{title}**\n\n{text}" if open_it else folded(title, text))
+    return "\n".join(parts)
+
+
+def overview(kinds: Sequence[Group]) -> str:
+    """A line for each kind of users, with the accuracy of each method there."""
+    methods = [m for m in PRUNES if any(g.at(g.main, HEADLINE, m) for g in kinds)]
+    lines = []
+    for group in kinds:
+        found = (group.at(group.main, HEADLINE, method) for method in methods)
+        lines.append((group.kind, *(summary(r.values()).text if r else "-" for r in found)))
+    return table((f"{HEADLINE:.0%} sparse", *methods), lines)
+
+
+def method_table(group: Group, n: int, sparsity: float) -> str:
+    """A line for each method: accuracy, the difference to ours, and cost."""
+    ours, lines = group.at(n, sparsity, OURS), []
+    for method in group.methods(n, sparsity):
+        rows = group.at(n, sparsity, method)
+        lines.append(
+            (
+                f"**{method}**" if method == OURS else method,
+                len(rows),
+                _mean(rows.values(), lambda row: row.sparsity, ".0%"),
+                summary(rows.values()).text,
+                summary(rows.values(), told=True).text,
+                "" if method == OURS else points(*difference(ours, rows)[:2]),
+                _mean(rows.values(), lambda row: row.forward_passes, ".1f"),
+                _mean(rows.values(), lambda row: row.seconds, ".1f"),
+                _mean(rows.values(), lambda row: row.peak_mb, ",.0f"),
+                _mean(rows.values(), lambda row: row.artifact_bytes / 1000, ",.0f"),
+            )
+        )
+    head = ("method", "users", "sparsity", "all outputs", "told the classes", "best - it")
+    return table((*head, "passes", "seconds", "MB", "kB"), lines)
+
+
+def _mean(rows: Iterable[Row], of: Callable[[Row], float], form: str) -> str:
+    mean = float(np.mean([of(row) for row in rows]))
+    return "-" if np.isnan(mean) else format(mean, form)
+
+
+def cost_table(costs: list[CostRow]) -> str:
+    """A line for each effort and round."""
+    lines = [
+        (
+            row.photos,
+            row.round + 1,
+            row.effort,
+            f"{row.seconds:.1f}",
+            f"{row.dense_seconds:.1f}",
+            f"{row.ratio:.1f}",
+            f"{row.solve_seconds / row.dense_seconds:.1f}",
+            f"{row.forward_passes:.1f}",
+            f"{row.peak_mb:,.0f}",
+            f"{row.dense_peak_mb:,.0f}",
+        )
+        for row in sorted(costs, key=lambda row: (row.photos, row.effort, row.round))
+    ]
+    head = ("photos", "round", "effort", "seconds", "dense seconds", "ratio", "of it solves")
+    return table((*head, "passes", "MB", "dense MB"), lines) if lines else NONE
+
+
+def name(group: Group) -> str:
+    """A group in one cell of a table."""
+    return f"{group.data}, {group.network}, {group.kind}"
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    rows = [head, ["---"] * len(head), *lines]
+    return "".join("| " + " | ".join(str(cell) for cell in row) + " |\n" for row in rows)
+
+
+def folded(title: str, text: str) -> str:
+    """Something to be opened by who wants to see it."""
+    return f"<details><summary>{title}</summary>\n\n{text}\n</details>\n"
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--smoke", action="store_true", help="of smoke runs, not of measurements")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS.parent / "docs")
+    args = parser.parse_args()
+    text = page(sources(args.results, args.smoke), args.out)
+    (args.out / "results.md").write_text(text)
+    print(args.out / "results.md")
+
+
+if __name__ == "__main__":
+    main()

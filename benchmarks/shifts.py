@@ -1,0 +1,73 @@
+"""Device shifts: what another camera does to an image, at three strengths, computed by kornia.
+
+Images are ``(N, 3, H, W)`` between 0 and 1. Each image is changed by itself, with noise seeded by
+its number, so that it looks the same whichever user holds it and however it is batched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Shift = Callable[[Tensor, list[int]], Tensor]
+"""``shift(images, numbers)``: the changed images."""
+
+NOISE = (0.02, 0.03, 0.04)
+"""Standard deviation of the sensor's noise, full scale being 1."""
+DEFOCUS = (0.6, 0.75, 0.9)
+"""Standard deviation of the blur, in pixels."""
+CONTRAST = (0.6, 0.4, 0.25)
+"""Share of the contrast that is left."""
+JPEG = (50.0, 25.0, 12.0)
+"""Quality of a further JPEG round trip."""
+
+
+def _noise(images: Tensor, numbers: list[int], deviation: float) -> Tensor:
+    noise = [
+        torch.randn(x.shape, generator=torch.Generator().manual_seed(number))
+        for x, number in zip(images, numbers, strict=True)
+    ]
+    return images + deviation * torch.stack(noise)
+
+
+def _defocus(images: Tensor, numbers: list[int], deviation: float) -> Tensor:
+    from kornia.filters import gaussian_blur2d
+
+    return gaussian_blur2d(images, (7, 7), (deviation, deviation))
+
+
+def _contrast(images: Tensor, numbers: list[int], share: float) -> Tensor:
+    from kornia.enhance import adjust_contrast_with_mean_subtraction
+
+    return torch.cat([adjust_contrast_with_mean_subtraction(x[None], share) for x in images])
+
+
+def _jpeg(images: Tensor, numbers: list[int], quality: float) -> Tensor:
+    from kornia.enhance import jpeg_codec_differentiable
+
+    return jpeg_codec_differentiable(images, torch.tensor([quality]))
+
+
+def shifts() -> dict[str, Shift]:
+    """All shifts by name: the images as they are, then four kinds at three strengths."""
+
+    def at(change: Callable[..., Tensor], strength: float) -> Shift:
+        def shift(images: Tensor, numbers: list[int]) -> Tensor:
+            changed = change(images, numbers, strength).clamp(0, 1)
+            return (changed * 255).round() / 255  # a camera's file has 8 bits
+
+        return shift
+
+    found: dict[str, Shift] = {"as they are": lambda images, numbers: images}
+    kinds = (
+        ("noise", _noise, NOISE),
+        ("defocus", _defocus, DEFOCUS),
+        ("low contrast", _contrast, CONTRAST),
+        ("JPEG", _jpeg, JPEG),
+    )
+    for kind, change, strengths in kinds:
+        for level, strength in enumerate(strengths, 1):
+            found[f"{kind} {level}"] = at(change, strength)
+    return found

@@ -1,0 +1,182 @@
+"""What was to be reached, and whether the rows say that it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from case import READ_OUT
+from cost import CostRow
+from groups import (
+    CONTROLS,
+    DENSE,
+    HEADLINE,
+    OURS,
+    PRUNES,
+    Group,
+    Rows,
+    by_network,
+    difference,
+    gathered,
+    points,
+)
+from methods import TUNED
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target, what was reached, and whether that is enough (None: not measured)."""
+
+    what: str
+    reached: str = "not measured"
+    met: bool | None = None
+
+
+def targets(groups: list[Group], costs: list[CostRow]) -> Iterator[Target]:
+    """All targets, with what the rows say of them."""
+    one = {(group.data, group.network, group.kind): group for group in groups}
+
+    def group(data: str, network: str, kind: str) -> Group:
+        return one.get((data, network, kind)) or Group(data, network, kind)
+
+    yield from ten_breeds(group("dogs", "resnet50", "ten breeds"))
+    yield from some_breeds(group("breeds", "resnet50", "5 breeds"), 0.90)
+    yield from some_breeds(group("breeds", "resnet50", "3 breeds"), 0.93)
+    yield from no_harm(groups)
+    yield from cheaper(gathered(groups))
+    yield from short_solves(costs)
+
+
+def ten_breeds(group: Group) -> Iterator[Target]:
+    """How near the dense network that is told the classes, and how far above the controls."""
+    for n, margin in ((250, 0.02), (128, 0.03)):
+        yield _above(
+            f"Ten dog breeds, {n} photos, {HEADLINE:.0%} sparse: at most {100 * margin:.0f} points"
+            " below the dense network told the ten",
+            *(group.at(n, HEADLINE, OURS), group.at(n, HEADLINE, DENSE), -margin),
+            told=True,
+        )
+    for sparsity in (0.6, 0.7, 0.8, 0.9):
+        what = f"Ten dog breeds, 128 photos, {sparsity:.0%} sparse: above every control that prunes"
+        ours, leads = group.at(128, sparsity, OURS), []
+        for control in filter(PRUNES.__getitem__, [*CONTROLS, "finepruning paper"]):
+            mean, half, users = difference(ours, group.at(128, sparsity, control))
+            if users > 1:
+                leads.append((mean - half, points(mean, half), control))
+        if not leads:
+            yield Target(what + " by more than the interval")
+            continue
+        lead, text, control = min(leads)
+        level = sum(clear <= 0 for clear, _, _ in leads)
+        yield Target(
+            what + " by more than the interval",
+            f"least clear: {text} to {control}; {len(leads) - level} of {len(leads)} measured",
+            lead > 0,
+        )
+    yield _above(
+        "Ten dog breeds, 128 photos, 80% sparse: at most 3 points below dense + read-out",
+        *(group.at(128, 0.8, OURS), group.at(128, 0.8, DENSE + READ_OUT), -0.03),
+    )
+
+
+def some_breeds(group: Group, least: float) -> Iterator[Target]:
+    """Owners of fewer breeds, with all their photos."""
+    what = f"{group.kind}, all photos, {HEADLINE:.0%} sparse"
+    ours = group.at(group.main, HEADLINE, OURS)
+    if ours:
+        mean = float(np.mean([row.accuracy for row in ours.values()]))
+        yield Target(f"{what}: {least:.0%} right", f"{mean:.1%} ({len(ours)} users)", mean >= least)
+    else:
+        yield Target(f"{what}: {least:.0%} right")
+    yield _unharmed(f"{what}: no user below dense", [(group, group.main)])
+
+
+def no_harm(groups: list[Group]) -> Iterator[Target]:
+    """From 32 samples on, nobody is worse off than with the dense network."""
+    for kinds in by_network(groups):
+        sizes = [(group, n) for group in kinds for n, s in group.settings if s == HEADLINE]
+        yield _unharmed(
+            f"{kinds[0].data}, {kinds[0].network}, {HEADLINE:.0%} sparse: from 32 samples no user"
+            " below dense",
+            [(group, n) for group, n in sizes if n >= 32],
+        )
+
+
+def cheaper(groups: list[Group]) -> Iterator[Target]:
+    """Beside fine-tuning with labels: at least its first epoch, at a tenth of what catches up."""
+    for group in groups:
+        what = (
+            f"{group.data}, {group.network}, {group.kind}: no worse than the first epoch of"
+            " fine-tuning with labels, at a tenth of the cost of the epochs that reach us"
+        )
+        n = group.main
+        tuned = {epochs: group.at(n, HEADLINE, name) for epochs, name in TUNED.items()}
+        ours = group.at(n, HEADLINE, OURS)
+        users = [user for user in ours if all(user in rows for rows in tuned.values())]
+        if not users:
+            yield Target(what)
+            continue
+
+        def mean(rows: Rows, of: str, users: list[str] = users) -> float:
+            return float(np.mean([getattr(rows[user], of) for user in users]))
+
+        passes, right = mean(ours, "forward_passes"), mean(ours, "accuracy")
+        reach = [e for e, rows in tuned.items() if mean(rows, "accuracy") >= right]
+        first = mean(tuned[1], "accuracy")
+        text = f"{right:.1%} against {first:.1%}; {passes:.1f} forward passes against "
+        if reach:
+            bound = mean(tuned[reach[0]], "forward_passes")
+            text += f"{bound:.0f} ({reach[0]} epochs)"
+            yield Target(what, text, right >= first and passes <= bound / 10)
+        else:
+            best = max(mean(rows, "accuracy") for rows in tuned.values())
+            most = mean(tuned[max(tuned)], "forward_passes")
+            text += f"{most:.0f}, and fine-tuning never matches ({best:.1%} at best)"
+            yield Target(what, text, True)
+
+
+def short_solves(costs: list[CostRow]) -> Iterator[Target]:
+    """The solves weigh no more than two forward passes of the dense network."""
+    what = "ResNet-50: solves take no longer than two dense forward passes"
+    rows = [row for row in costs if row.effort == "best"]
+    for photos in sorted({row.photos for row in rows}, reverse=True):
+        ratios = [row.solve_seconds / row.dense_seconds for row in rows if row.photos == photos]
+        mean = float(np.mean(ratios))
+        yield Target(f"{what}, {photos} photos", f"{mean:.1f} ({len(ratios)} rounds)", mean <= 2)
+    if not rows:
+        yield Target(what)
+
+
+def _above(what: str, ours: Rows, theirs: Rows, margin: float, told: bool = False) -> Target:
+    """Ours at least theirs (or theirs ``told`` the classes) plus a ``margin``, in the mean."""
+    users = [user for user in ours if user in theirs]
+    if not users:
+        return Target(what)
+    of = "told_accuracy" if told else "accuracy"
+    a = float(np.mean([ours[user].accuracy for user in users]))
+    b = float(np.mean([getattr(theirs[user], of) for user in users]))
+    return Target(what, f"{a:.1%} against {b:.1%}: {points(a - b)} points", a - b >= margin - 1e-9)
+
+
+def harmed(group: Group, n: int, sparsity: float, method: str = OURS) -> dict[str, float]:
+    """The users below the dense network over all outputs, and by how much, the worst first."""
+    ours, dense = group.at(n, sparsity, method), group.at(n, sparsity, DENSE)
+    lost = {u: r.accuracy - dense[u].accuracy for u, r in ours.items() if u in dense}
+    return dict(sorted(((u, d) for u, d in lost.items() if d < 0), key=lambda item: item[1]))
+
+
+def _unharmed(what: str, where: list[tuple[Group, int]]) -> Target:
+    """No user below dense, for each group with each number of samples."""
+    total = sum(
+        len(group.at(n, HEADLINE, OURS).keys() & group.at(n, HEADLINE, DENSE).keys())
+        for group, n in where
+    )
+    if not total:
+        return Target(what)
+    lost = [(d, u, n) for group, n in where for u, d in harmed(group, n, HEADLINE).items()]
+    text = f"{len(lost)} of {total} below"
+    if lost:
+        worst, user, n = min(lost)
+        text += f"; worst {points(worst)} points ({user}, {n} samples)"
+    return Target(what, text, not lost)

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Time and memory of personalising ResNet-50 beside dense inference, each in a process of its own.
+#   runs/cost.sh [--smoke]      --smoke: a few photos, in seconds
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+measure() { "${PYTHON:-python}" benchmarks/cost.py "$@"; }
+
+measure --photos 128 --rounds 3 "$@"
+[ "${1:-}" = --smoke ] && exit
+measure --photos 250 --rounds 1
+measure --photos 32 --rounds 1

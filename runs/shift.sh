@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# ResNet-20 for people of all ten classes whose camera is another one: as the images are, and four
+# kinds of corruption at three strengths.
+#   runs/shift.sh [--smoke]      --smoke: a few images, in seconds
+set -euo pipefail
+cd "$(dirname "$0")/.."
+measure() { "${PYTHON:-python}" benchmarks/accuracy.py shift "$@"; }
+
+measure --networks resnet20 --methods dense,best,fast,magnitude-repair,tent,tent-bn "$@"
+[ "${1:-}" = --smoke ] && exit
+measure --networks resnet20 --methods lame,magnitude,magnitude-bn,layer-repair,wanda,wanda-repair
+measure --networks resnet20 --methods obs,obs-repair,tune
+measure --networks resnet56 --methods dense,best,fast,magnitude-repair,tent,tent-bn
