@@ -19,6 +19,7 @@ from finepruning._core import (
     fitted_bias,
     gain,
     gram,
+    ridged,
     saliency,
     top,
     unexplained,
@@ -60,7 +61,8 @@ def test_numpy_and_torch_agree() -> None:
     both(lambda X, Y: (*moments(X, Y).covariances(), *moments(X, Y).means()), X, Y)
     both(lambda X: gram(X, 0, block=4), X)
     both(saliency, W, ridge)
-    both(descend, W, mask, H, ridge, C.swapaxes(1, 2).copy(), 3)
+    both(ridged, H, ridge)
+    both(descend, W, mask, H + np.eye(INPUTS), C.swapaxes(1, 2).copy(), 3)
     for keep in (1, 20, W.size):
         both(compensate, W, H, C, keep)
         both(top, W, keep)
@@ -76,6 +78,9 @@ def test_few_samples_give_the_same_without_a_gram_matrix() -> None:
         np.testing.assert_allclose(mine, theirs)
     np.testing.assert_allclose(W @ low, W @ H)
     np.testing.assert_allclose(low.diagonal(0, 1, 2), H.diagonal(0, 1, 2))
+    ridge = RNG.random((GROUPS, INPUTS))
+    np.testing.assert_allclose(W @ ridged(low, ridge), W @ ridged(H, ridge))
+    np.testing.assert_allclose(ridged(low, ridge).diagonal(), ridged(H, ridge).diagonal(0, 1, 2))
     for mine, theirs in zip(compensate(W, low, C, 20), compensate(W, H, C, 20), strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-9)
     both(
@@ -146,7 +151,7 @@ def test_saliency_is_output_energy() -> None:
 def test_descend_reaches_the_solution() -> None:
     ridge, target = np.full((GROUPS, INPUTS), 0.1), RNG.normal(size=W.shape)
     mask = RNG.random(W.shape) < 0.6
-    found, left = descend(W * mask, mask, H, ridge, target, 60)
+    found, left = descend(W * mask, mask, ridged(H, ridge), target, 60)
     np.testing.assert_allclose(left, (target - found @ H - found * 0.1) * mask, atol=1e-9)
     for g, o in np.ndindex(GROUPS, OUTPUTS):
         m = mask[g, o]
@@ -161,7 +166,7 @@ def test_descend_lowers_the_cost_at_every_step() -> None:
     def cost(V: Any) -> Any:
         return ((V @ H + V * ridge[:, None]) * V / 2 - target * V).sum(-1)
 
-    costs = [cost(descend(W * 0, W == W, H, ridge, target, steps)[0]) for steps in range(8)]
+    costs = [cost(descend(W * 0, W == W, ridged(H, ridge), target, steps)[0]) for steps in range(8)]
     assert (np.diff(costs, axis=0) <= 1e-12).all()
 
 

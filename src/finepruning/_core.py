@@ -93,22 +93,33 @@ class Moments:
 
 
 class LowRank:
-    """``H = F^T F`` of fewer samples than inputs, ``F`` ``(G, N, D)``, never written out.
+    """``H = F^T F + diag(ridge)`` of fewer samples than inputs, ``F`` ``(G, N, D)``, never written
+    out.
 
     A product takes ``2 N D`` a row instead of ``D^2``, and there is no Gram matrix to compute.
     """
 
     __array_ufunc__ = None  # leaves ``array @ self`` to __rmatmul__
 
-    def __init__(self, F: Matrix) -> None:
-        self.F = F
+    def __init__(self, F: Matrix, ridge: Matrix = 0.0) -> None:
+        self.F, self.ridge = F, ridge
 
     def __rmatmul__(self, W: Matrix) -> Matrix:
-        return (W @ self.F.mT) @ self.F
+        product = (W @ self.F.mT) @ self.F
+        return product if isinstance(self.ridge, float) else product + W * self.ridge[:, None, :]
 
     def diagonal(self, *_: int) -> Matrix:
         """``H_dd`` ``(G, D)``."""
-        return (self.F * self.F).sum(1)
+        return (self.F * self.F).sum(1) + self.ridge
+
+
+def ridged(H: Matrix, ridge: Matrix) -> Matrix:
+    """``H + diag(ridge)``, with ``ridge`` ``(G, D)``."""
+    if isinstance(H, LowRank):
+        return LowRank(H.F, ridge)
+    H, d = H * 1, list(range(H.shape[2]))
+    H[:, d, d] += ridge
+    return H
 
 
 def few(X: Matrix, Y: Matrix) -> tuple[tuple[Matrix, Matrix], tuple[LowRank, Matrix, Matrix]]:
@@ -159,13 +170,15 @@ def top(scores: Matrix, count: int) -> Matrix:
         return scores == scores
     if count <= 0:
         return scores != scores
-    if isinstance(flat, np.ndarray) or flat.device.type == "cpu":
-        threshold = np.partition(np.asarray(flat), size - count)[size - count]
+    if isinstance(flat, np.ndarray):
+        threshold = np.partition(flat, size - count)[size - count]
     else:
         threshold = flat.kthvalue(size - count + 1).values
     above, equal = flat > threshold, flat == threshold
     missing = count - int(above.sum())
-    return (above | (equal & (equal.cumsum(0) <= missing))).reshape(scores.shape)
+    if int(equal.sum()) > missing:
+        equal &= equal.cumsum(0) <= missing
+    return (above | equal).reshape(scores.shape)
 
 
 def saliency(W: Matrix, second_moments: Matrix) -> Matrix:
@@ -178,28 +191,29 @@ def saliency(W: Matrix, second_moments: Matrix) -> Matrix:
 
 
 def descend(
-    W: Matrix, mask: Matrix, H: Matrix, ridge: Matrix, target: Matrix, steps: int
+    W: Matrix, mask: Matrix, H: Matrix, target: Matrix, steps: int
 ) -> tuple[Matrix, Matrix]:
-    """``steps`` of conjugate gradients on ``W (H + diag(ridge)) = target`` over the weights in
-    ``mask``.
+    """``steps`` of conjugate gradients on ``W H = target`` over the weights in ``mask``.
 
     Each row is a least-squares problem of its own, preconditioned by the diagonal; ``W`` ``(G, O,
-    D)`` is where it starts, ``ridge`` ``(G, D)``, ``target`` ``(G, O, D)``. Returns the weights and
-    what is left of the target there. Source: Hestenes and Stiefel 1952.
+    D)`` is where it starts, ``H`` is :func:`ridged`, ``target`` ``(G, O, D)``. Returns the weights
+    and what is left of the target there. Source: Hestenes and Stiefel 1952.
     """
-    reg = ridge[:, None, :]
-    diagonal = H.diagonal(0, 1, 2)[:, None, :] + reg
-    residual = (target - W @ H - W * reg) * mask
-    z = residual / diagonal
-    direction, rz = z, (residual * z).sum(-1)[..., None]
+    inverse = 1 / H.diagonal(0, 1, 2)[:, None, :]
+    W, residual = W * 1, (target - W @ H) * mask
+    direction = residual * inverse
+    rz = (residual * direction).sum(-1)[..., None]
     for _ in range(steps):
-        image = (direction @ H + direction * reg) * mask
+        image = direction @ H
+        image *= mask
         step = rz / ((direction * image).sum(-1)[..., None] + TINY)
-        W = W + step * direction
-        residual = residual - step * image
-        z = residual / diagonal
+        W += step * direction  # in place: a fresh array costs as much as the arithmetic
+        image *= step
+        residual -= image
+        z = residual * inverse
         rz, before = (residual * z).sum(-1)[..., None], rz
-        direction = z + rz / (before + TINY) * direction
+        direction *= rz / (before + TINY)
+        direction += z
     return W, residual
 
 
@@ -224,16 +238,16 @@ def compensate(
     diagonal = H.diagonal(0, 1, 2)
     floor = TINY + 1e-6 * diagonal.mean(-1)[:, None]  # an input that is always zero stays solvable
     reg = ridge * diagonal + floor
-    target = C.mT + W * reg[:, None, :]
+    target, H = C.mT + W * reg[:, None, :], ridged(H, reg)
     size, mask = math.prod(W.shape), W == W
     stages = schedule.stages if keep < size else 0
-    W, residual = descend(W, mask, H, reg, target, schedule.first if stages else schedule.last)
+    W, residual = descend(W, mask, H, target, schedule.first if stages else schedule.last)
     for stage in range(1, stages + 1):
         final = stage == stages
         count = keep if final else round(size * (keep / size) ** (stage / stages))
         mask = top((saliency(W, diagonal + reg) + TINY) * mask, count)
         steps = schedule.last if final else schedule.each
-        W, residual = descend(W * mask, mask, H, reg, target, steps)
+        W, residual = descend(W * mask, mask, H, target, steps)
     # W H W^T without one more product: where W is not zero, W H is what the residual leaves.
     return W, mask, (W * (target - residual - W * reg[:, None, :])).sum(-1)
 

@@ -136,15 +136,17 @@ def trace(model: nn.Module, found: Found, batch: Batch) -> Trace:
         seen.readout_refused = f"the output has {output.ndim} dimensions, not (samples, classes)"
     elif output.shape[1] < 2:
         seen.readout_refused = "there is a single output"
-    elif not last or not _same(last[-1][1], output) or seen.calls[last[-1][0].name] > 1:
+    elif not last or not _is_head(*last[-1], output) or seen.calls[last[-1][0].name] > 1:
         seen.readout_refused = "the last layer's output is not the model's output"
     else:
         seen.head, seen.outputs = last[-1][0], output.shape[1]
     return seen
 
 
-def _same(y: Tensor, output: Tensor) -> bool:
-    return y.shape == output.shape and bool(torch.equal(y, output))
+def _is_head(layer: Layer, y: Tensor, output: Tensor) -> bool:
+    """Whether the model's output is the layer's, or a convolution's at its one position."""
+    alike = y.shape[:2] == output.shape and y.numel() == output.numel()
+    return alike and layer.matrix().shape[0] == 1 and torch.equal(y.flatten(1), output)
 
 
 def observe(

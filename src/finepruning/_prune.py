@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ._batches import Batch, logits_of
+from ._batches import Batch
 from ._config import Config
 from ._core import (
     QUICK,
@@ -60,9 +60,6 @@ class Pruning:
     layers: dict[str, Pruned]
     seconds: float
     """Wall clock of the statistics and solves."""
-    logits: Tensor | None
-    """The pruned network's outputs ``(n, K)`` on the calibration samples, before the read-out; None
-    where they are no logits."""
 
 
 Fit = Callable[
@@ -121,12 +118,11 @@ def prune(
     forwards = [_forward(model, batch, device) for batch in seen.calibration]
     expected = {name: set(kept) for name, kept in seen.outputs.items()}
     with torch.no_grad():
-        outputs = flow(found, forwards, visit, expected, Scratch(model))
+        flow(found, forwards, visit, expected, Scratch(model))
         for layer in found.layers:
             if layer.name not in done:
                 visit(layer, {})
-    logits = torch.cat(outputs) if seen.trace.head is not None else None
-    return Pruning(done, seconds, logits)
+    return Pruning(done, seconds)
 
 
 def _matches(layer: Layer, seen: Observation, batch: int, x: Tensor) -> bool:
@@ -144,10 +140,9 @@ def largest(layer: Layer, seen: Observation, keep: int, silent: Tensor | None) -
     return W * top(scores, keep)
 
 
-def _forward(model: nn.Module, batch: Batch, device: torch.device) -> Callable[[], Tensor | None]:
-    def run() -> Tensor | None:
-        output = logits_of(batch.to(device).call(model))
-        return output.float().cpu() if isinstance(output, Tensor) and output.ndim == 2 else None
+def _forward(model: nn.Module, batch: Batch, device: torch.device) -> Callable[[], None]:
+    def run() -> None:
+        batch.to(device).call(model)  # what comes out is not needed: every layer has been visited
 
     return run
 
@@ -169,9 +164,10 @@ def compensated(
     # A thorough fit where it costs less than the layer's own forward pass over these samples.
     forward = seen.calibration_samples * seen.trace.positions[layer.name] * W.numel()
     schedule = THOROUGH if THOROUGH.products * W.numel() * D <= forward else QUICK
-    # H written out, or the samples themselves where they are few: what takes less.
+    # H written out, or the samples themselves where they are fewer: what takes less.
     few_macs = 2 * N * D * schedule.products * rows
-    if repeated or N * gram_macs(D) + D * D * schedule.products * rows <= few_macs:
+    many = N >= D or N * gram_macs(D) + D * D * schedule.products * rows <= few_macs
+    if repeated or many:
         moments = repeated or Moments()
         for batch, k in kept.items():
             moments.add(precise(layer.columns(inputs[batch], k.sample, k.position)), k.y)

@@ -36,6 +36,8 @@ CERTAIN = 0.2
 CANDIDATES = 64
 MISSING = 0.03
 """Presence of a class that is surely absent."""
+MOST_SAMPLES = 4096
+"""Of more samples than this, as many are looked at, evenly spaced: the rest would add nothing."""
 STEPS = 60
 FLOOR, FLOOR_SAMPLES = 0.03, 2.0
 """Pseudo-count of every class in the soft counts, ``FLOOR + FLOOR_SAMPLES / n``."""
@@ -60,11 +62,11 @@ class Readout:
     silent: NDArray[np.bool_]
     """Outputs that this person does not use and that may be removed, ``(K,)``."""
     prior: Floats
-    """Estimated class prior, ``(K,)``."""
+    """Class prior ``(K,)``: the classes' presence, normalised."""
     trust: float
     """Between 0 (no sign of skew: nothing is changed) and 1."""
-    classes: float
-    """Effective number of classes, the exponential of the counts' entropy."""
+    classes: int
+    """How many classes the set has that explains the predictions best."""
     temperature: float
 
 
@@ -78,8 +80,11 @@ def read_out(logits: Floats) -> Readout:
 
     The constants were chosen on development users (docs/log.md), never on a test set.
     """
-    n, K = logits.shape
     logits = np.asarray(logits, dtype=np.float64)
+    peak = _softmax(logits).max(0)
+    if len(logits) > MOST_SAMPLES:
+        logits = logits[np.linspace(0, len(logits) - 1, MOST_SAMPLES).round().astype(int)]
+    n, K = logits.shape
     plain = _softmax(logits)
     T = next(
         (t for t in TEMPERATURES if _softmax(logits / t).max(1).mean() <= CONFIDENCE),
@@ -102,12 +107,10 @@ def read_out(logits: Floats) -> Readout:
     trust = _sigmoid(skew) * _sigmoid(gain - CAUTION_SET * np.log(n))
 
     unseen = (((N > 0.5) & (N < 1.5)).sum() + 1) / n
-    silent = (plain.max(0) < SILENT_PEAK) & (N < SILENT_COUNT) & (present < 0.5)
+    silent = (peak < SILENT_PEAK) & (N < SILENT_COUNT) & (present < 0.5)
     silent &= bool(trust > SILENT_TRUST and unseen < SILENT_UNSEEN)
     T *= SHIFT_HEAT
-    return Readout(
-        trust * T * np.log(K * prior), silent, prior, float(trust), float(effective), float(T)
-    )
+    return Readout(trust * T * np.log(K * prior), silent, prior, float(trust), classes, float(T))
 
 
 def _presence(p: Floats) -> tuple[Floats, int, float]:
