@@ -436,3 +436,21 @@ def test_the_report_is_json(model: nn.Module) -> None:
     result: Result = personalize(model, X)
     text = json.dumps(result.report.to_dict(), allow_nan=False)
     assert json.loads(text)["zeros"] == result.report.zeros
+
+
+def test_a_convolution_can_be_the_head() -> None:
+    """1x1 convolution, one position, flattened: read out like a Linear layer, rows silenced too."""
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    model = nn.Sequential(body, nn.Conv2d(8, 6, 1), nn.Flatten()).eval()
+    with torch.no_grad():
+        model[1].bias[:2] += 20.0  # this person's samples are all of classes 0 and 1
+        model[1].weight[:2] *= 30
+    result = personalize(model, torch.randn(200, 3, 8, 8), sparsity=0.3)
+    readout = result.report.readout
+    assert (readout["applied"], readout["outputs"]) == (True, 6)
+    assert readout["silent"] == 4
+    assert not result.model[1].weight[2:].any()
+    groups = nn.Sequential(body, nn.Conv2d(8, 6, 1, groups=2), nn.Flatten()).eval()
+    refused = personalize(groups, torch.randn(20, 3, 8, 8), sparsity=0.3).report.readout
+    assert not refused["applied"]

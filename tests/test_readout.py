@@ -114,3 +114,14 @@ def test_a_constant_a_sample_changes_nothing() -> None:
     logits, _ = predictions([2, 3], 80, 7, margin=3)
     moved = logits + np.arange(80)[:, None]
     np.testing.assert_allclose(read_out(moved).shift, read_out(logits).shift, atol=1e-9)
+
+
+def test_of_very_many_samples_some_are_looked_at() -> None:
+    logits, _ = predictions([1, 4], 20_000, 20, margin=25)
+    logits[19_999] = 0
+    logits[19_999, 7] = 25  # seen once, and perhaps passed over: never silenced for all that
+    found = read_out(logits)
+    assert set(np.argsort(found.prior)[-2:]) == {1, 4}
+    assert found.classes == 2
+    assert found.silent[0]
+    assert not found.silent[7]
