@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
+import adapt
 from case import Case, Dense
 from measure import Results, result_file
 from methods import METHODS
@@ -32,6 +33,8 @@ def run(results: Results, case: Case, methods: list[str], sparsities: list[float
     """Measure what is missing for one user."""
     for name in methods:
         method = METHODS[name]
+        if method.unfolded and adapt.folded(case.model):
+            continue
         for wanted in sparsities if method.prunes else [0.0]:
             if all(results.has(case.user, row, wanted) for row in method.rows):
                 continue

@@ -62,8 +62,8 @@ def statistics(model: nn.Module, batches: Sequence[Tensor]) -> Statistics:
 
 def recalibrate(
     model: nn.Module, batches: Sequence[Tensor], dense: Statistics | None = None
-) -> Tensor:
-    """Re-estimate the running statistics of ``model`` in place; returns its logits ``(n, K)``.
+) -> None:
+    """Re-estimate the running statistics of ``model`` in place.
 
     All samples meet at each BatchNorm before it runs, behind layers that are normalised already:
     what training mode does with all samples in one batch. On a pruned network that is REFLOW
@@ -90,7 +90,7 @@ def recalibrate(
         m.running_mean.copy_(mean)
         m.running_var.copy_(var)
 
-    return _lock_step(model, batches, visit)
+    _lock_step(model, batches, visit)
 
 
 def _mean_variance(inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -104,18 +104,18 @@ def _mean_variance(inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 def _lock_step(
     model: nn.Module, batches: Sequence[Tensor], visit: Callable[[_Norm, Sequence[Tensor]], None]
-) -> Tensor:
+) -> None:
     device = next(model.parameters()).device
     norms: Any = _norms(model)
 
-    def forward(batch: Batch) -> Callable[[], Tensor]:
-        return lambda: logits_of(batch.to(device).call(model)).float().cpu()
+    def forward(batch: Batch) -> Callable[[], object]:
+        return lambda: batch.to(device).call(model)
 
     forwards = [forward(batch) for batch in read_batches(batches)]
     expected = {norm.name: set(range(len(forwards))) for norm in norms}
     see: Any = lambda norm, inputs: visit(norm, list(inputs.values()))  # noqa: E731
     with torch.no_grad():
-        return torch.cat(flow(Found(norms, {}, [], {}), forwards, see, expected, Scratch(model)))
+        flow(Found(norms, {}, [], {}), forwards, see, expected, Scratch(model))
 
 
 # --- LAME
@@ -174,6 +174,8 @@ TENT_LR, TENT_STEPS = 1.5e-3, 12
 """The rate is relative to the typical scale, which is five times smaller where statistics are
 folded into it. Of 1/3, 1 and 3 times this, and 4, 12, 40 steps; more does harm to a person who has
 all classes. With batch statistics (as published) all are worse than the dense network."""
+TENT_PASSES = 2
+"""What a step costs, in forward passes over its batch."""
 
 
 def tent(
@@ -189,8 +191,9 @@ def tent(
     ``steps`` of Adam, one batch each, in turns. With ``batch_statistics`` (as published; never for
     a checkpoint whose statistics are folded, which they would destroy) each batch is normalised by
     itself, and the test data by the statistics of all ``batches``, so that no order or mixture of
-    test samples matters. Costs 3 forward passes a step over its batch. Source: Wang et al. 2021
-    (ICLR), arXiv 2006.10726.
+    test samples matters. Costs 2 forward passes a step (:data:`TENT_PASSES`): one forward, and one
+    back to the layers' inputs, whose weights want no gradient. Source: Wang et al. 2021 (ICLR),
+    arXiv 2006.10726.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     norms = [norm.module for norm in _norms(model)]
@@ -217,6 +220,8 @@ def tent(
 
 
 TUNE_LR, TUNE_DECAY, TUNE_BATCH = 1e-3, 5e-4, 16
+TUNE_PASSES = 3
+"""What an epoch costs, in forward passes over the samples."""
 
 
 def fine_tune(
@@ -235,8 +240,8 @@ def fine_tune(
 
     All weights by stochastic gradient descent on the cross-entropy over all outputs; BatchNorm
     keeps its statistics; images are flipped at random. One run: what is yielded is the live
-    network, to be measured before the next is asked for. Costs 3 forward passes an epoch (one
-    forward, two backward).
+    network, to be measured before the next is asked for. Costs 3 forward passes an epoch
+    (:data:`TUNE_PASSES`: one forward, two backward, to the inputs and to the weights).
     """
     model = copy.deepcopy(model).eval().requires_grad_(True)
     optimiser = torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=decay)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-import adapt
 import controls
 import torch
 from measure import Answer
@@ -125,8 +124,6 @@ class Case:
         seen = controls.Observed(self.model, self.batches)
         with measured() as self.observing:
             _ = seen.observation
-        if adapt.folded(self.model):
-            _ = seen.norms  # could be had in the same pass: not counted again
         return seen
 
     @cached_property
@@ -145,27 +142,26 @@ class Case:
         _ = self.dense_own
         return self.user.n * self.dense.seconds / self.dense.samples
 
-    def shift(self, own: Tensor | None = None) -> Tensor:
-        """Our read-out, ``(K,)``. ``own``: the pruned network's logits on the unlabelled."""
+    def shift(self) -> Tensor:
+        """Our read-out, ``(K,)``: from what the dense network says of the unlabelled samples."""
         return torch.from_numpy(read_out(self.dense_own.double().numpy()).shift).float()
 
-    def with_read_out(
-        self, name: str, answer: Answer, own: Tensor | None = None, observed: bool = False
-    ) -> Answers:
+    def with_read_out(self, name: str, answer: Answer, dense_pass: bool = False) -> Answers:
         """A method's answer as it is, and with our read-out.
 
-        ``observed``: the method has run the dense network over the unlabelled samples anyway.
+        ``dense_pass``: the method has run the dense network over the unlabelled samples anyway.
         """
-        once = 0.0 if observed else self.dense_seconds
+        _ = self.dense_own
+        once = 0.0 if dense_pass else self.dense_seconds
         with measured() as cost:
-            read = answer.outputs + self.shift(own)
+            read = answer.outputs + self.shift()
         return {
             name: answer,
             name + READ_OUT: replace(
                 answer,
                 outputs=read,
                 seconds=answer.seconds + cost.seconds + once,
-                forward_passes=answer.forward_passes + (0.0 if observed else 1.0),
-                peak_mb=max(answer.peak_mb, self.dense.peak_mb),
+                forward_passes=answer.forward_passes + (not dense_pass),
+                peak_mb=max(answer.peak_mb, 0.0 if dense_pass else self.dense.peak_mb),
             ),
         }

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from finepruning._batches import count_items, read_batches
 from finepruning._config import Config
-from finepruning._core import Moments, fitted_bias, gain, gram_macs, saliency, top
+from finepruning._core import Moments, fitted_bias, gain, saliency, top
 from finepruning._find import Found, find_layers
 from finepruning._layers import Layer
 from finepruning._observe import Observation, as_array, observe, precise
@@ -47,8 +47,10 @@ class Outcome:
     forward_passes: float
     """Multiply-accumulates of all that was done, solves included, over those of one dense forward
     pass over the same samples."""
-    own: Tensor | None
-    """Its logits ``(n, K)`` on the unlabelled samples, where they came for free."""
+    dense_pass: bool
+    """Whether the dense network ran over the samples, so that its logits come for nothing."""
+    observed: bool
+    """Whether that was :attr:`Observed.observation`, which controls share and none runs itself."""
 
 
 class Observed:
@@ -77,9 +79,8 @@ class Observed:
                 step=_quiet,
             )
 
-    @cached_property
     def norms(self) -> Statistics:
-        """What the BatchNorms see; it can be had in the same forward pass."""
+        """What the BatchNorms see: a forward pass that whoever asks runs, and so pays for."""
         return statistics(self.model, self.batches)
 
     def fresh(self) -> Observation:
@@ -115,13 +116,16 @@ def wanda(
     sparsity: float,
     *,
     across: str = "row",
+    plan: str = "uniform",
     mend: str = "",
     seen: Observed | None = None,
 ) -> Outcome:
     """Keep the largest ``|w_od| sqrt(E x_d^2)``, compared ``across`` ``row`` (each output, as
     published), ``layer`` or ``network``.
 
-    A convolution's inputs are its im2col columns. Source: Sun et al. 2023, arXiv 2306.11695.
+    What each layer keeps is ``uniform``, as published, or finepruning's ``measured`` spread; across
+    the network, one threshold says. A convolution's inputs are its im2col columns. Source: Sun et
+    al. 2023, arXiv 2306.11695.
     """
 
     def score(layer: Layer, observation: Observation) -> Tensor:
@@ -129,7 +133,7 @@ def wanda(
         return saliency(W, observation.inputs[layer.name].input_energy()).sqrt()
 
     seen = seen or Observed(model, batches)
-    return _by_score(seen, sparsity, score, across, mend, True)
+    return _by_score(seen, sparsity, score, across, mend, True, plan)
 
 
 def obs(
@@ -164,8 +168,7 @@ def obs(
         mean = moments.means()[0]
         W = obs_prune(W, H + mean[:, :, None] * mean[:, None, :], keep)
         G, rows, D = W.shape
-        # Gram matrix, triangular factor and its inverse, updates.
-        macs = G * (moments.count * gram_macs(D) + D**3 / 3 + rows * D**2 / 2)
+        macs = moments.macs() + obs_macs(G, rows, D)
         if mend != "repair":
             return W, None, Pruned(None, macs)
         dense = observation.inputs[layer.name]
@@ -175,8 +178,8 @@ def obs(
 
     seen = seen or Observed(model, batches)
     work = _Work(seen, sparsity)
-    keep = work.measured() if plan == "measured" else work.even()
-    work.dense_pass = plan == "measured" or mend == "repair"
+    keep = work.planned(plan)
+    work.observed = plan == "measured" or mend == "repair"
     work.prune(keep, fit)
     return work.finish(mend)
 
@@ -215,6 +218,18 @@ def obs_prune(W: Tensor, H: Tensor, keep: int, damp: float = DAMP, block: int = 
     return W
 
 
+def obs_macs(G: int, rows: int, D: int, block: int = BLOCK) -> float:
+    """Multiply-accumulates of :func:`obs_prune`, but for the Gram matrix.
+
+    The Cholesky factor takes ``D^3 / 6``, a triangular solve with ``D`` right sides ``D^3 / 2``;
+    then every column moves itself and all behind it in its block, and every block those behind it.
+    """
+    whole, rest = divmod(D, block)
+    columns = (whole * block * (block + 1) + rest * (rest + 1)) / 2
+    behind = (D * D - whole * block * block - rest * rest) / 2
+    return G * (D**3 / 6 + D**3 / 2 + rows * (columns + behind))
+
+
 class _Work:
     """A copy of the network that is being pruned, and its account."""
 
@@ -226,7 +241,7 @@ class _Work:
         self.layers = self.found.layers
         self.total = sum(layer.size for layer in self.layers) + self.found.weights_skipped
         self.keep = budget(self.total, sparsity) - self.found.weights_skipped
-        self.dense_pass, self.passes, self.own = False, 0.0, None
+        self.observed, self.passes = False, 0.0
 
     def even(self) -> dict[str, int]:
         """The same share of every layer, but for a small first and last one (:data:`SPARED`)."""
@@ -236,8 +251,10 @@ class _Work:
         others = {name: size for name, size in sizes.items() if name not in whole}
         return whole | spread(others, others, self.keep - sum(whole.values()), 0.0)
 
-    def measured(self) -> dict[str, int]:
-        """finepruning's own plan."""
+    def planned(self, plan: str) -> dict[str, int]:
+        """``uniform``: :meth:`even`. ``measured``: finepruning's own plan."""
+        if plan == "uniform":
+            return self.even()
         return _plan(self.layers, self.seen.observation, {}, self.keep, self.seen.config)
 
     def by_threshold(self, score: Score) -> dict[str, int]:
@@ -255,26 +272,32 @@ class _Work:
         forward = seen.trace.macs(self.layers) * seen.samples
         self.passes += sum(layer.macs for layer in done.layers.values()) / max(1, forward)
         self.passes += seen.calibration_samples / seen.samples
-        self.own = done.logits if seen.calibration_samples == seen.samples else None
 
     def finish(self, mend: str) -> Outcome:
         """Re-estimate batch normalisation where asked to, and count."""
+        dense_pass = self.observed
         if mend.startswith("bn"):
             relative = mend == "bn-relative" or folded(self.seen.model)
-            dense = self.seen.norms if relative else None
-            self.own = recalibrate(self.model, self.seen.batches, dense)
-            self.dense_pass |= relative
+            recalibrate(self.model, self.seen.batches, self.seen.norms() if relative else None)
+            dense_pass |= relative  # one pass can observe and see what the BatchNorms see
             self.passes += 1
         zeros = sum(int((layer.weight == 0).sum()) for layer in self.layers)
-        return Outcome(self.model, zeros / self.total, self.dense_pass + self.passes, self.own)
+        passes = dense_pass + self.passes
+        return Outcome(self.model, zeros / self.total, passes, dense_pass, self.observed)
 
 
 def _by_score(
-    seen: Observed, sparsity: float, score: Score, across: str, mend: str, uses_data: bool
+    seen: Observed,
+    sparsity: float,
+    score: Score,
+    across: str,
+    mend: str,
+    uses_data: bool,
+    plan: str = "uniform",
 ) -> Outcome:
     work = _Work(seen, sparsity)
-    work.dense_pass = uses_data or mend == "repair"
-    keep = work.by_threshold(score) if across == "network" else work.even()
+    work.observed = uses_data or mend == "repair"
+    keep = work.by_threshold(score) if across == "network" else work.planned(plan)
 
     def select(layer: Layer, observation: Observation, count: int, silent: Tensor | None) -> Tensor:
         value = score(layer, observation)

@@ -12,6 +12,8 @@ from pathlib import Path
 from cost import CostRow
 from measure import Row, interval, paired, read_rows, wilson
 from methods import METHODS
+from networks import FOLDED
+from users import DRAW
 
 OURS, DENSE = "finepruning best", "dense"
 HEADLINE = 0.7
@@ -19,7 +21,10 @@ HEADLINE = 0.7
 
 PRUNES = {row: method.prunes for method in METHODS.values() for row in method.rows}
 """Every method that there can be a row of, in the order of the tables: does it prune?"""
-CONTROLS = [name for name in PRUNES if not name.startswith("finepruning") and name != DENSE]
+EFFORTS = (OURS, "finepruning fast")
+CONTROLS = [name for name in PRUNES if name not in (DENSE, *EFFORTS)]
+"""What ours is compared with. The published rule is one of them, although finepruning has it."""
+UNFOLDED = {row for method in METHODS.values() if method.unfolded for row in method.rows}
 
 Rows = Mapping[str, Row]
 """A method's rows by user."""
@@ -36,11 +41,15 @@ class Summary:
 
 
 def summary(rows: Iterable[Row], told: bool = False) -> Summary:
-    """Over all outputs, or ``told`` the classes. Where nothing varies it is one measurement."""
+    """Over all outputs, or ``told`` the classes.
+
+    A single row is one measurement, and so are draws, tested on the same samples, that agree.
+    """
     rows = [*rows]
     right = [row.told if told else row.correct for row in rows]
     mean, half = interval(k / row.total for k, row in zip(right, rows, strict=True))
-    if half > 0:
+    draws = all(row.user.startswith(DRAW) for row in rows)
+    if len(rows) > 1 and not (draws and half == 0):
         return Summary(mean, mean - half, mean + half, f"{100 * mean:.1f} ± {100 * half:.1f}")
     k, total = right[0], rows[0].total
     low, high = wilson(k, total)
@@ -84,6 +93,11 @@ class Group:
     def methods(self, n: int, sparsity: float) -> list[str]:
         """What is measured there, in the order of the tables."""
         return [method for method in PRUNES if self.at(n, sparsity, method)]
+
+    @property
+    def applicable(self) -> list[str]:
+        """What can be measured of this network, in the order of the tables."""
+        return [m for m in PRUNES if not (self.network in FOLDED and m in UNFOLDED)]
 
     @property
     def settings(self) -> list[tuple[int, float]]:

@@ -24,7 +24,8 @@ import finepruning
 
 @dataclass(frozen=True)
 class Personalize:
-    """finepruning as it is shipped, its read-out included."""
+    """finepruning as it is shipped, its read-out included; the published rule has none, and gets
+    ours on top."""
 
     effort: str
 
@@ -38,9 +39,8 @@ class Personalize:
         with tempfile.TemporaryDirectory() as folder:
             result.save(Path(folder, "me"))
             size = sum(f.stat().st_size for f in Path(folder, "me").iterdir())
-        outputs = logits(result.model, case.user.test)
         answer = Answer(
-            outputs,
+            logits(result.model, case.user.test),
             report.sparsity,
             seconds=cost.seconds,
             solve_seconds=parts["solve"],
@@ -49,7 +49,10 @@ class Personalize:
             peak_mb=(report.peak_memory or 0) / 1e6,
             artifact_bytes=size,
         )
-        return {f"finepruning {self.effort}": answer}
+        name = f"finepruning {self.effort}"
+        if self.effort == "paper":
+            return case.with_read_out(name, answer, dense_pass=True)
+        return {name: answer}
 
 
 @dataclass(frozen=True)
@@ -60,23 +63,17 @@ class Control:
     prune: Callable[..., controls.Outcome]
     options: dict[str, str]
 
-    @property
-    def observes(self) -> bool:
-        """Whether it runs the dense network over the unlabelled samples."""
-        plan, mend = self.options.get("plan"), self.options.get("mend")
-        return mend == "repair" or not (self.prune is controls.magnitude or plan == "uniform")
-
     def __call__(self, case: Case, sparsity: float) -> Answers:
         seen = case.seen
         with measured() as cost:
             found = self.prune(case.model, case.batches, sparsity, seen=seen, **self.options)
         seconds, peak = cost.seconds, cost.peak_mb
-        if self.observes:
+        if found.observed:
             seconds += case.observing.seconds
             peak = max(case.observing.peak_mb, case.observing.held_mb + peak)
         outputs = logits(found.model, case.user.test)
         answer = Answer(outputs, found.sparsity, seconds, found.forward_passes, peak)
-        return case.with_read_out(self.name, answer, found.own, self.observes)
+        return case.with_read_out(self.name, answer, found.dense_pass)
 
 
 # --- Methods that leave all weights, or change them without a zero
@@ -95,9 +92,11 @@ def lame(case: Case, sparsity: float) -> Answers:
     for name, outputs in (("", case.outputs), (READ_OUT, case.outputs + case.shift())):
         with measured() as cost:
             answer = adapt.lame(outputs, features)
-        passes = 1.0 if name else 0.0  # the read-out's
-        cost.seconds += passes * case.dense_seconds
-        found["dense + LAME" + name] = Answer(answer, 0.0, cost.seconds, passes, cost.peak_mb)
+        seconds, passes, peak = cost.seconds, 0.0, cost.peak_mb
+        if name:  # the read-out's
+            seconds, passes = seconds + case.dense_seconds, 1.0
+            peak = max(peak, case.dense.peak_mb)
+        found["dense + LAME" + name] = Answer(answer, 0.0, seconds, passes, peak)
     return found
 
 
@@ -109,14 +108,11 @@ class Tent:
     batch_statistics: bool
 
     def __call__(self, case: Case, sparsity: float) -> Answers:
-        # Each batch's own statistics would be those of the data instead of mean 0, variance 1.
-        if self.batch_statistics and adapt.folded(case.model):
-            return {}
         batches, steps = case.batches, adapt.TENT_STEPS
         with measured() as cost:
             model = adapt.tent(case.model, batches, batch_statistics=self.batch_statistics)
-        passes = 3 * sum(len(b) for b in islice(cycle(batches), steps)) / case.user.n
-        passes += self.batch_statistics
+        shown = sum(len(batch) for batch in islice(cycle(batches), steps))
+        passes = adapt.TENT_PASSES * shown / case.user.n + self.batch_statistics
         outputs = logits(model, case.user.test)
         answer = Answer(outputs, 0.0, cost.seconds, passes, cost.peak_mb)
         return case.with_read_out(self.name, answer)
@@ -134,7 +130,7 @@ def fine_tune(case: Case, sparsity: float) -> Answers:
             _, model = next(tuning)
         seconds, peak = seconds + cost.seconds, max(peak, cost.peak_mb)
         outputs = logits(model, case.user.test)
-        found[name] = Answer(outputs, 0.0, seconds, 3.0 * epochs, peak)
+        found[name] = Answer(outputs, 0.0, seconds, adapt.TUNE_PASSES * epochs, peak)
     return found
 
 
@@ -148,19 +144,29 @@ class Method:
     run: Callable[[Case, float], Answers]
     rows: tuple[str, ...]
     prunes: bool = True
+    unfolded: bool = False
+    """Only for BatchNorms that hold statistics. Where these are folded into weight and bias, a
+    batch's own would be those of the data instead of mean 0, variance 1, and to re-estimate
+    can only mean relative to the dense network."""
 
 
-def _control(name: str, prune: Callable[..., controls.Outcome], **options: str) -> Method:
-    return Method(Control(name, prune, options), (name, name + READ_OUT))
+def _control(
+    name: str, prune: Callable[..., controls.Outcome], unfolded: bool = False, **options: str
+) -> Method:
+    return Method(Control(name, prune, options), (name, name + READ_OUT), unfolded=unfolded)
 
 
 _magnitude, _wanda, _obs = controls.magnitude, controls.wanda, controls.obs
 
 METHODS: dict[str, Method] = {
     "dense": Method(dense, ("dense", "dense" + READ_OUT), False),
-    **{e: Method(Personalize(e), (f"finepruning {e}",)) for e in ("best", "fast", "paper")},
+    **{e: Method(Personalize(e), (f"finepruning {e}",)) for e in ("best", "fast")},
+    "paper": Method(Personalize("paper"), ("finepruning paper", "finepruning paper" + READ_OUT)),
     "magnitude": _control("magnitude, global", _magnitude),
     "magnitude-bn": _control("magnitude, global + BN re-estimated", _magnitude, mend="bn"),
+    "magnitude-bn-relative": _control(
+        "magnitude, global + BN re-estimated, relative", _magnitude, True, mend="bn-relative"
+    ),
     "magnitude-repair": _control("magnitude, global + repair", _magnitude, mend="repair"),
     "layer": _control("magnitude, per layer", _magnitude, across="layer"),
     "layer-repair": _control(
@@ -168,6 +174,10 @@ METHODS: dict[str, Method] = {
     ),
     "wanda": _control("Wanda", _wanda),
     "wanda-repair": _control("Wanda + repair", _wanda, mend="repair"),
+    "wanda-plan": _control("Wanda, our plan", _wanda, across="layer", plan="measured"),
+    "wanda-plan-repair": _control(
+        "Wanda, our plan + repair", _wanda, across="layer", plan="measured", mend="repair"
+    ),
     "obs-uniform": _control("OBS, uniform", _obs, plan="uniform"),
     "obs": _control("OBS, our plan", _obs),
     "obs-repair": _control("OBS, our plan + repair", _obs, mend="repair"),
@@ -176,7 +186,8 @@ METHODS: dict[str, Method] = {
     "tent-bn": Method(
         Tent("dense + Tent, batch statistics", True),
         ("dense + Tent, batch statistics", "dense + Tent, batch statistics" + READ_OUT),
-        False,
+        prunes=False,
+        unfolded=True,
     ),
     "tune": Method(fine_tune, tuple(TUNED.values()), False),
 }

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
+from adapt import folded
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -70,16 +71,21 @@ class CifarResNet(nn.Module):
         return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
 
+FOLDED = ("resnet50",)
+"""Networks whose BatchNorm statistics are folded into weight and bias (mean 0, variance 1)."""
+
+
 def load_network(name: str) -> nn.Module:
     """``resnet50`` (ImageNet), or ``resnet20`` and ``resnet56`` (CIFAR-10), in float32."""
     if name == "resnet50":
         model: nn.Module = resnet(name).eval()
         state = load_file(need("imagenet") / "resnet50.safetensors")
         state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-        model.load_state_dict(state)
-        return model
-    model = CifarResNet(int(name.removeprefix("resnet"))).eval()
-    state = load_file(need("cifar10_jpeg") / f"{name}.safetensors")
-    missing = model.load_state_dict(state, strict=False).missing_keys
+    else:
+        model = CifarResNet(int(name.removeprefix("resnet"))).eval()
+        state = load_file(need("cifar10_jpeg") / f"{name}.safetensors")
+    missing, unexpected = model.load_state_dict(state, strict=False)
     assert all(k.endswith("num_batches_tracked") for k in missing), missing
+    assert not unexpected, unexpected
+    assert folded(model) == (name in FOLDED)
     return model

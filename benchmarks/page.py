@@ -80,7 +80,7 @@ def losses(groups: list[Group]) -> str:
     for group in groups:
         for n, sparsity in group.settings:
             ours = group.at(n, sparsity, OURS)
-            for method in [*CONTROLS, "finepruning fast", "finepruning paper"]:
+            for method in [*CONTROLS, "finepruning fast"]:
                 theirs = group.at(n, sparsity, method)
                 mean, half, users = difference(ours, theirs)
                 if not mean < 0:  # NaN where there is nothing to compare
@@ -126,9 +126,12 @@ def network_section(kinds: Sequence[Group], folder: Path) -> str:
         for n, sparsity in group.settings:
             title = f"{group.kind}, {n} samples, {sparsity:.0%} sparse"
             text, main = method_table(group, n, sparsity), (n, sparsity) == (group.main, HEADLINE)
-            missing = [method for method in PRUNES if not group.at(n, sparsity, method)]
+            missing = [m for m in group.applicable if not group.at(n, sparsity, m)]
+            never = [m for m in PRUNES if m not in group.applicable]
             if main and missing:
                 text += f"\nNot measured: {'; '.join(missing)}.\n"
+            if main and never:
+                text += f"\nNot applicable: {'; '.join(never)}: statistics are folded.\n"
             open_it = main and len(kinds) <= MANY
             parts.append(f"**{title}**\n\n{text}" if open_it else folded(title, text))
     return "\n".join(parts)

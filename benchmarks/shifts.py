@@ -1,14 +1,19 @@
-"""Device shifts: what another camera does to an image, at three strengths, computed by kornia.
+"""Device shifts: what another camera does to an image, at three strengths.
 
+Computed by kornia, but JPEG by Pillow, because kornia's differentiable codec does not quantise.
 Images are ``(N, 3, H, W)`` between 0 and 1. Each image is changed by itself, with noise seeded by
 its number, so that it looks the same whichever user holds it and however it is batched.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 Shift = Callable[[Tensor, list[int]], Tensor]
@@ -20,7 +25,7 @@ DEFOCUS = (0.6, 0.75, 0.9)
 """Standard deviation of the blur, in pixels."""
 CONTRAST = (0.6, 0.4, 0.25)
 """Share of the contrast that is left."""
-JPEG = (50.0, 25.0, 12.0)
+JPEG = (50, 25, 12)
 """Quality of a further JPEG round trip."""
 
 
@@ -44,10 +49,17 @@ def _contrast(images: Tensor, numbers: list[int], share: float) -> Tensor:
     return torch.cat([adjust_contrast_with_mean_subtraction(x[None], share) for x in images])
 
 
-def _jpeg(images: Tensor, numbers: list[int], quality: float) -> Tensor:
-    from kornia.enhance import jpeg_codec_differentiable
+def _jpeg(images: Tensor, numbers: list[int], quality: int) -> Tensor:
+    pixels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    return torch.stack([_round_trip(x, quality) for x in pixels])
 
-    return jpeg_codec_differentiable(images, torch.tensor([quality]))
+
+def _round_trip(pixels: NDArray[np.uint8], quality: int) -> Tensor:
+    """Pixels ``(H, W, 3)`` through a JPEG file, ``(3, H, W)`` between 0 and 1."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    with Image.open(file) as image:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
 def shifts() -> dict[str, Shift]:

@@ -120,13 +120,17 @@ def dogs() -> tuple[Pool, Tensor, Tensor]:
     return pool, torch.arange(len(own)), torch.arange(len(own), len(labels))
 
 
+DRAW = "draw-"
+"""What the draws of one person are called: all are tested on the same photos."""
+
+
 def dogs_users(draws: int) -> Iterator[User]:
     """One owner of all ten breeds, whose photos come in another order in each draw."""
     pool, own, test = dogs()
     classes = torch.unique(pool.truth[test]).tolist()
     for draw in range(draws):
         order = torch.randperm(len(own), generator=torch.Generator().manual_seed(draw))
-        yield User("ten breeds", f"draw-{draw}", classes, pool, own[order], test)
+        yield User("ten breeds", f"{DRAW}{draw}", classes, pool, own[order], test)
 
 
 def breed_users(users: int) -> Iterator[User]:

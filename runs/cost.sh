@@ -3,7 +3,7 @@
 #   runs/cost.sh [--smoke]      --smoke: a few photos, in seconds
 set -euo pipefail
 cd "$(dirname "$0")/.."
-
+[ $# = 0 ] || [ "$*" = --smoke ] || { echo "usage: $0 [--smoke]" >&2; exit 2; }
 measure() { "${PYTHON:-python}" benchmarks/cost.py "$@"; }
 
 measure --photos 128 --rounds 3 "$@"
