@@ -483,19 +483,27 @@ def read_out(logits: Array) -> tuple[Array, Array]:
             classes = [c for i, c in enumerate(classes) if i != int(np.argmax(left))]
         best, found = max(sets, key=lambda s: s[0])
         gain = best - (n * np.log(1 + noise) - cost(K))
-        present, size = np.zeros(K), len(found)
-        for k in range(K):
-            others = [noise + sum(p[i, c] for c in found if c != k) for i in range(n)]
-            missed = sum(np.log(1 + p[i, k] / others[i]) for i in range(n))
-            own = sum(p[i, k] / (others[i] + p[i, k]) for i in range(n))
-            if k in found:
-                price = cost(size) - cost(max(size - 1, 0.5))
-            else:
-                price = cost(size + 1) - cost(size)
-            fixed = max(np.log(K / _readout.USUAL), 0) + np.log(1 + n / size) / 2
-            price = min(price, _readout.OWN_SHARE * own + fixed)
-            present[k] = logistic(missed - price)
-        return present, size, gain
+        found = list(found)
+        while True:
+            odds, size = np.zeros(K), len(found)
+            for k in range(K):
+                others = [noise + sum(p[i, c] for c in found if c != k) for i in range(n)]
+                missed = [np.log(1 + p[i, k] / others[i]) for i in range(n)]
+                own = sum(p[i, k] / (others[i] + p[i, k]) for i in range(n))
+                if k in found:
+                    price = cost(size) - cost(max(size - 1, 0.5))
+                else:
+                    price = cost(size + 1) - cost(size)
+                fixed = max(np.log(K / _readout.USUAL), 0) + np.log(1 + n / size) / 2
+                price = min(price, _readout.OWN_SHARE * own + fixed)
+                half = sorted(missed)[-min(n, max(1, int(np.ceil(own / 2)))) :]
+                short = max(0.0, _readout.CLEAR - float(np.mean(half)))
+                price += _readout.DOUBT * (1 - size / K) * own * short
+                odds[k] = sum(missed) - price
+            worst = min(found, key=lambda k: odds[k])
+            if size == 1 or odds[worst] >= 0:
+                return np.array([logistic(x) for x in odds]), size, gain
+            found.remove(worst)
 
     def logistic(x: float) -> float:
         return float(1 / (1 + np.exp(-x))) if x > -700 else 0.0

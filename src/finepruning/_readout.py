@@ -27,6 +27,10 @@ it is the likelihood of classes in equal number, which gives up classes when the
 OWN_SHARE = 1.75
 """A class is charged no more for its share than this times the samples that it explains: a person's
 rare classes are rare."""
+CLEAR, DOUBT = 1.6, 2.0
+"""A class that is there has clear samples: the half that need it most miss it by ``CLEAR`` nats
+each. What is short of that is charged, ``DOUBT`` times for each of its samples: a look-alike of the
+person's classes gets many samples that are a toss-up, and none that is clear."""
 USUAL = 10.0
 """A person has about as many classes, beforehand."""
 NOISE = 0.3
@@ -140,18 +144,31 @@ def _presence(p: Floats) -> tuple[Floats, int, float]:
         explained = p[:, chosen].sum(1)
     gain = best - (n * np.log1p(noise) - cost(K))
 
-    # With the others as they are: how much is a class missed, or would it be if it were in?
-    s = len(found)
+    # Beside the others, how much is a class missed, or would it be if it were in? The one least
+    # worth its price goes, until all are.
     inside = np.zeros(K, dtype=bool)
     inside[found] = True
-    others = np.maximum(p[:, found].sum(1)[:, None] - np.where(inside, p, 0), 0) + noise
-    missed = np.log1p(p / others).sum(0)
-    own = (p / (others + p)).sum(0)
-    fewer = np.where(inside, max(s - 1, 0.5), s)
-    more = np.where(inside, s, s + 1)
-    fixed = np.log(max(K / USUAL, 1.0)) + 0.5 * np.log1p(n / s)
-    price = np.minimum(cost(more) - cost(fewer), OWN_SHARE * own + fixed)
-    return _sigmoid(missed - price), s, float(gain)
+    while True:
+        s = int(inside.sum())
+        others = np.maximum(p[:, inside].sum(1)[:, None] - np.where(inside, p, 0), 0) + noise
+        missed, own = np.log1p(p / others), (p / (others + p)).sum(0)
+        fixed = np.log(max(K / USUAL, 1.0)) + 0.5 * np.log1p(n / s)
+        fewer, more = np.where(inside, max(s - 1, 0.5), s), np.where(inside, s, s + 1)
+        price = np.minimum(cost(more) - cost(fewer), OWN_SHARE * own + fixed)
+        price += (
+            DOUBT * (1 - s / K) * own * np.maximum(CLEAR - _of_the_clearer_half(missed, own), 0)
+        )
+        odds = missed.sum(0) - price
+        if s == 1 or odds[inside].min() >= 0:
+            return _sigmoid(odds), s, float(gain)
+        inside[np.where(inside, odds, np.inf).argmin()] = False
+
+
+def _of_the_clearer_half(missed: Floats, own: Floats) -> Floats:
+    """Mean of ``missed`` ``(n, K)`` over the half of a class's ``own`` samples that miss it most."""
+    count = np.clip(np.ceil(own / 2).astype(int), 1, len(missed))
+    most_first = -np.sort(-missed, axis=0)
+    return np.asarray(most_first.cumsum(0)[count - 1, np.arange(len(own))] / count)
 
 
 def _sigmoid(nats: float | Floats) -> Floats:
