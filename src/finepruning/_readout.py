@@ -165,7 +165,7 @@ def _presence(p: Floats) -> tuple[Floats, int, float]:
 
 
 def _of_the_clearer_half(missed: Floats, own: Floats) -> Floats:
-    """Mean of ``missed`` ``(n, K)`` over the half of a class's ``own`` samples that miss it most."""
+    """Mean of ``missed`` ``(n, K)`` over the half of a class's samples that miss it most."""
     count = np.clip(np.ceil(own / 2).astype(int), 1, len(missed))
     most_first = -np.sort(-missed, axis=0)
     return np.asarray(most_first.cumsum(0)[count - 1, np.arange(len(own))] / count)
