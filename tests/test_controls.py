@@ -368,7 +368,7 @@ def test_fine_tuning_learns_its_labels() -> None:
     labels = torch.arange(len(X)) % 2
     x = X + labels[:, None, None, None]  # also seen in the mirror
     right, seen = [], []
-    for epoch, tuned in adapt.fine_tune(model, x, labels + 2, (1, 5, 20), lr=0.02):
+    for epoch, tuned in adapt.fine_tune(model, x, labels + 2, (1, 5, 20), lr=0.01):
         seen.append(epoch)
         assert not tuned.training
         with torch.no_grad():
