@@ -176,7 +176,7 @@ def _about(folder: ImageFolder) -> dict[str, Any]:
 
 
 def _say_skipped(folder: ImageFolder) -> None:
-    from ._data import describe_skipped
+    from ._folder import describe_skipped
 
     if folder.skipped:
         _say(f"{folder.images} images; {describe_skipped(folder.skipped, limit=10)}")
