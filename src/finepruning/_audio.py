@@ -18,6 +18,7 @@ from ._folder import Folder, Kind, find_files, folders_of
 AUDIO = Kind(
     "audio",
     "audio files",
+    "clips",
     frozenset(
         f".{ending}"
         for ending in (

@@ -21,6 +21,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGES = Kind(
     "image",
     "images",
+    "images",
     frozenset(
         f".{ending}"
         for ending in (

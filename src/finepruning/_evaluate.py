@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ._batches import Batch, logits_of
 from ._errors import FinepruningError
+from ._padding import Unpad
 
 
 def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -85,6 +86,7 @@ def evaluate(
     else:
         tensors = [*model.parameters(), *model.buffers()]
         device = tensors[0].device if tensors else "cpu"
+    unpad = Unpad(lambda part: part.call(model))
     training = {module: module.training for module in model.modules()}
     logits: list[Tensor] = []
     labels: list[Tensor] = []
@@ -94,7 +96,7 @@ def evaluate(
         model.eval()
         with torch.inference_mode():
             for x, y in bar:
-                logits.append(predict(model, x, device))
+                logits.append(predict(model, x, device, unpad))
                 labels.append(torch.as_tensor(y).to("cpu", torch.int64))
                 if labels[-1].shape != logits[-1].shape[:1]:
                     raise FinepruningError(
@@ -132,10 +134,23 @@ def _count(logits: Tensor, labels: Tensor) -> Evaluation:
     )
 
 
-def predict(model: nn.Module, x: Any, device: str | torch.device = "cpu") -> Tensor:
+def as_batch(x: Any) -> Batch:
+    """One input of the model, a tensor or a mapping of keyword inputs, as a batch."""
+    if not isinstance(x, Mapping):
+        return Batch(x, len(x) if isinstance(x, Tensor) and x.ndim else 0)
+    inputs = dict(x)
+    tensors = [v for v in inputs.values() if isinstance(v, Tensor) and v.ndim]
+    return Batch(inputs, len(tensors[0]) if tensors else 0)
+
+
+def predict(
+    model: nn.Module, x: Any, device: str | torch.device = "cpu", unpad: Unpad | None = None
+) -> Tensor:
     """Return the logits ``(B, classes)`` of one batch, float32 on the CPU; NaN is an error."""
-    inputs = dict(x) if isinstance(x, Mapping) else x
-    output = logits_of(Batch(inputs, 0).to(torch.device(device)).call(model))
+    batch = as_batch(x).to(torch.device(device))
+    unpad = Unpad(lambda part: part.call(model)) if unpad is None else unpad
+    outputs = [logits_of(part.call(model)) for part in unpad(batch)]
+    output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
     if not isinstance(output, Tensor) or output.ndim != 2:
         what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise FinepruningError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ class Kind:
 
     name: str
     plural: str
+    counted: str
     suffixes: frozenset[str]
     examples: str
 
@@ -60,6 +61,27 @@ def find_files(root: str | Path, kind: Kind) -> tuple[list[Path], list[tuple[Pat
             f" put {kind.examples} files there"
         )
     return sorted(files), sorted(skipped)
+
+
+def kind_of(root: str | Path, kinds: Sequence[Kind]) -> Kind:
+    """Return the kind that most files under ``root`` are of; the first one where there are none.
+
+    Raises :class:`FinepruningError` where two kinds are equally many.
+    """
+    counts = dict.fromkeys(kinds, 0)
+    for kind in kinds:
+        try:
+            counts[kind] = len(find_files(root, kind)[0])
+        except FinepruningError:
+            if not Path(root).is_dir():
+                raise
+    best = max(kinds, key=lambda kind: counts[kind])
+    if counts[best] and [*counts.values()].count(counts[best]) > 1:
+        both = " and ".join(kind.plural for kind in kinds if counts[kind] == counts[best])
+        raise FinepruningError(
+            f"{root}: as many {both} ({counts[best]} each); put one kind in a folder of its own"
+        )
+    return best
 
 
 def folders_of(root: str | Path, kind: Kind) -> list[str]:

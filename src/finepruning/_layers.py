@@ -150,17 +150,18 @@ class ConvLayer(Layer):
     def groups(self) -> int:  # type: ignore[override]
         return self.module.groups
 
+    def sides(self, axis: int) -> tuple[int, int]:
+        """How far the input is padded before and after along one axis of the kernel."""
+        m = self.module
+        if m.padding == "same":
+            total = m.dilation[axis] * (m.kernel_size[axis] - 1)
+            return total // 2, total - total // 2
+        return (0, 0) if m.padding == "valid" else (m.padding[axis],) * 2
+
     def _padded(self, x: Tensor) -> Tensor:
         m = self.module
-        sides: list[int] = []
-        for i in reversed(range(len(m.kernel_size))):
-            if m.padding == "same":
-                total = m.dilation[i] * (m.kernel_size[i] - 1)
-                sides += [total // 2, total - total // 2]
-            elif m.padding == "valid":
-                sides += [0, 0]
-            else:
-                sides += [m.padding[i]] * 2
+        axes = reversed(range(len(m.kernel_size)))
+        sides = [side for axis in axes for side in self.sides(axis)]
         if not any(sides):
             return x
         return F.pad(x, sides, mode="constant" if m.padding_mode == "zeros" else m.padding_mode)
@@ -185,11 +186,11 @@ class ConvLayer(Layer):
         ]
 
     def positions(self, x: Tensor) -> tuple[int, int]:
-        x = self._batched(x)
-        size = 1
-        for n in self._out_shape(self._padded(x[:1])):
-            size *= n
-        return x.shape[0], size
+        return self._batched(x).shape[0], math.prod(self.out_shape(x))
+
+    def out_shape(self, x: Tensor) -> list[int]:
+        """The output's size along each axis of the kernel for input ``x``."""
+        return self._out_shape(self._padded(self._batched(x)[:1]))
 
     def columns(self, x: Tensor, sample: Tensor, position: Tensor) -> Tensor:
         m = self.module

@@ -15,13 +15,14 @@ from tqdm import tqdm
 
 from . import _artifact
 from ._account import Report, account
-from ._batches import count_items, read_batches
+from ._batches import Batch, count_items, read_batches
 from ._config import Config
 from ._errors import FinepruningError
 from ._find import Found, find_layers
 from ._layers import Layer
 from ._memory import PeakMemory
 from ._observe import Observation, as_array, observe, precise
+from ._padding import unpadded
 from ._paper import STEPS, prune_by_activity
 from ._plan import budget, global_threshold, relative_saliency, spread
 from ._prune import Pruned, prune
@@ -115,7 +116,7 @@ def _run(
         seen = observe(
             personal,
             found,
-            read_batches(batches),
+            unpadded(read_batches(batches), lambda batch: _try(personal, batch.to(where))),
             device=where,
             positions=config.positions if config.effort == "best" else config.positions // 8,
             inputs_every=8 if config.effort == "best" else 1,
@@ -177,6 +178,11 @@ def _run(
     )
     pruned, changed = _parameter_names(personal, model, found.layers)
     return Result(personal, report, base, pruned, changed)
+
+
+def _try(model: nn.Module, batch: Batch) -> None:
+    with torch.inference_mode():
+        batch.call(model)
 
 
 def _need_layers(found: Found, model: nn.Module) -> None:
