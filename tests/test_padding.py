@@ -122,6 +122,7 @@ def test_masks_of_another_form_are_left_to_the_network(mask: Tensor) -> None:
 # Positions in a fixed window
 
 
+@pytest.mark.filterwarnings("ignore:Using padding=.same")
 def test_convolutions_have_the_positions_of_the_sample_alone() -> None:
     """For every geometry, a position is real where the sample alone would have it too."""
     lengths = [4, 9, 16, 23]

@@ -99,7 +99,6 @@ def _evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from ._evaluate import evaluate, match_classes, predict
 
     audio = _holds_audio(args)
-    names = audio_class_folders(args.data) if audio else class_folders(args.data)
     if args.personal is not None and not Path(args.personal).is_dir():
         raise FinepruningError(f"--personal {args.personal}: no such folder")
     device = _device(args.device)
@@ -109,6 +108,9 @@ def _evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         from . import load
 
         models["personal"] = load(args.personal, loaded.model).to(device)
+    if loaded.writes:
+        return _evaluate_transcripts(args, loaded, models, device)
+    names = audio_class_folders(args.data) if audio else class_folders(args.data)
 
     # How many outputs there are, only the network knows: ask it with one sample.
     first = next(iter(_folder(args, loaded, dict.fromkeys(names, 0), batch_size=1)))[0]
@@ -120,6 +122,28 @@ def _evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     _say_skipped(folder)
     summary = {**_about(folder), **{name: e.to_dict() for name, e in found.items()}}
     return summary, _table(found, outputs)
+
+
+def _evaluate_transcripts(
+    args: argparse.Namespace, loaded: Loaded, models: dict[str, Any], device: str
+) -> tuple[dict[str, Any], str]:
+    from ._audio import AudioFolder
+    from ._transcripts import evaluate_transcripts, find_texts, format_transcriptions
+
+    if loaded.reader is None:
+        raise FinepruningError(
+            f"--model {args.model}: brings no tokenizer, so that its tokens cannot be read;"
+            " save the tokenizer in the model's folder"
+        )
+    texts = find_texts(args.data, args.transcripts)
+    folder = AudioFolder(args.data, loaded.front, batch_size=args.batch_size, texts=texts)
+    found = {
+        name: evaluate_transcripts(model, loaded.reader, folder, device=device)
+        for name, model in models.items()
+    }
+    _say_skipped(folder)
+    summary = {**_about(folder), **{name: t.to_dict() for name, t in found.items()}}
+    return summary, format_transcriptions(found)
 
 
 def _inspect(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -248,12 +272,13 @@ def _say_skipped(folder: ImageFolder | AudioFolder) -> None:
 
 def _table(found: dict[str, Evaluation], outputs: int) -> str:
     told = len(next(iter(found.values())).classes)
-    rows = [["", f"all {outputs} outputs", f"told the {told} classes"]]
+    rows = [["", f"all {outputs} outputs", f"told the {told} classes", "ms a sample"]]
     for name, e in found.items():
         cells = [(e.correct, e.interval), (e.told_correct, e.told_interval)]
         rows.append(
             [name]
             + [f"{k}/{e.n} = {k / e.n:.1%} [{low:.1%}, {high:.1%}]" for k, (low, high) in cells]
+            + [f"{1000 * e.latency:.1f}"]
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
@@ -298,6 +323,12 @@ def _parser() -> argparse.ArgumentParser:
         "--classes",
         metavar="FILE",
         help="what the class folders mean: text, line number = output; or JSON {folder: output}",
+    )
+
+    evaluate.add_argument(
+        "--transcripts",
+        metavar="FILE",
+        help="of the recordings: csv, tsv or txt of name and text; else NAME.txt beside NAME.wav",
     )
 
     inspect = command("inspect", _inspect, "show what personalize did and what it cost")

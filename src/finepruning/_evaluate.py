@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
+import time
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,8 @@ class Evaluation:
     told_correct: int
     told_interval: tuple[float, float]
     classes: tuple[int, ...]
+    latency: float = 0.0
+    """Median over the batches of seconds a sample, the model alone."""
 
     @property
     def accuracy(self) -> float:
@@ -90,13 +94,16 @@ def evaluate(
     training = {module: module.training for module in model.modules()}
     logits: list[Tensor] = []
     labels: list[Tensor] = []
+    times: list[float] = []
     total = len(batches) if isinstance(batches, Sized) else None
     bar = tqdm(batches, "evaluate", total, disable=None if progress else True, delay=1)
     try:
         model.eval()
         with torch.inference_mode():
             for x, y in bar:
+                begun = time.perf_counter()
                 logits.append(predict(model, x, device, unpad))
+                times.append((time.perf_counter() - begun) / max(1, len(logits[-1])))
                 labels.append(torch.as_tensor(y).to("cpu", torch.int64))
                 if labels[-1].shape != logits[-1].shape[:1]:
                     raise FinepruningError(
@@ -109,7 +116,8 @@ def evaluate(
             module.training = flag
     if not labels:
         raise FinepruningError("evaluate: no data; give at least one batch of (input, labels)")
-    return _count(torch.cat(logits), torch.cat(labels))
+    found = _count(torch.cat(logits), torch.cat(labels))
+    return replace(found, latency=statistics.median(times))
 
 
 def _count(logits: Tensor, labels: Tensor) -> Evaluation:

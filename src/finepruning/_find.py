@@ -16,6 +16,7 @@ from ._layers import (
     ConvLayer,
     Layer,
     LinearLayer,
+    NormedConvLayer,
     ProjectionLayer,
     TransposedLinearLayer,
 )
@@ -80,6 +81,17 @@ def _kind(module: nn.Module) -> type[Layer] | None:
     if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
         return TransposedLinearLayer
     return None
+
+
+def _normed(module: nn.Module) -> bool:
+    """Whether it is a convolution whose weight, and nothing else, is under ``weight_norm``."""
+    lists = getattr(module, "parametrizations", {})
+    return (
+        isinstance(module, tuple(CONVS))
+        and list(lists) == ["weight"]
+        and len(lists["weight"]) == 1
+        and type(lists["weight"][0]) is nn.utils.parametrizations._WeightNorm
+    )
 
 
 def _has_own_forward(module: nn.Module) -> bool:
@@ -189,6 +201,12 @@ def find_layers(model: nn.Module) -> Found:
         if isinstance(module, nn.LazyLinear) or not isinstance(module.weight, Tensor):
             skipped[name] = "its weight is not initialised"
             continue
+        if _normed(module) and not _has_own_forward(module):
+            normed = NormedConvLayer(name, module)
+            if holders[id(normed.stored)] == 1 and normed.stored.is_floating_point():
+                owners[id(normed.stored)] = normed
+                layers.append(normed)
+                continue
         if nn.utils.parametrize.is_parametrized(module) or "weight" not in module._parameters:
             leave(name, module.weight, "its weight is computed (parametrized), not stored")
         elif _has_own_forward(module):

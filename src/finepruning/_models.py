@@ -32,8 +32,8 @@ class Loaded:
 
     ``front`` is set where it takes audio: then ``preprocess`` means nothing. ``assumed``: nothing
     said how images are prepared, and ``preprocess`` is ImageNet's usual. ``own``: the user's own
-    code, whose ``preprocess`` may be meant for images or for waveforms. ``reader`` turns tokens
-    into text, where the network writes transcripts: a Hugging Face processor or tokenizer.
+    code, whose ``preprocess`` may be meant for images or for waveforms. ``writes``: its outputs are
+    transcripts, whose tokens ``reader``, a Hugging Face tokenizer, turns into text.
     """
 
     model: nn.Module
@@ -42,6 +42,7 @@ class Loaded:
     assumed: bool = False
     front: FrontEnd | None = None
     own: bool = False
+    writes: bool = False
     reader: Any = None
 
 
@@ -318,7 +319,9 @@ def _hugging_face(spec: str, state: dict[str, Tensor] | None, source: str | Path
     classes = None if all(n == f"LABEL_{i}" for i, n in enumerate(names)) else names
     if task != IMAGE_TASK:
         front = FrontEnd() if processor is None else hub_front_end(processor)
-        return Loaded(model.float(), front, classes, processor is None, front, reader=reader)
+        return Loaded(
+            model.float(), front, classes, processor is None, front, writes=writes, reader=reader
+        )
     if processor is not None:
         return Loaded(model.float(), HubPreprocess(processor), classes)
     size = getattr(config, "image_size", 224)
