@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import finepruning
 from finepruning import personalize
+from finepruning._find import find_layers, intercepted
 
 CLIPS, WHOLE = 8, 1600
 LEARNT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -251,3 +252,14 @@ def test_a_weight_normed_convolution_is_pruned_and_stays_one() -> None:
     weight = result.model.get_submodule(conv).weight
     assert int((weight == 0).sum()) == layer.zeros > 0.5 * layer.weights  # type: ignore[operator]
     assert bool(weight.isfinite().all())  # type: ignore[operator]
+
+
+def test_wavlms_attention_through_its_projections_is_the_same() -> None:
+    model = made("wavlm")
+    found = find_layers(model)
+    inputs = clips("wavlm")[0]
+    with torch.inference_mode():
+        expected = model(**inputs).logits
+        with intercepted(found, lambda layer, x: layer.run(x)):
+            assert torch.allclose(model(**inputs).logits, expected, atol=1e-5)
+        assert torch.equal(model(**inputs).logits, expected)
