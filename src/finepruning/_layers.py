@@ -238,7 +238,7 @@ class NormedConvLayer(ConvLayer):
     def write(self, matrix: Tensor, bias: Tensor | None) -> None:
         list_ = self.module.parametrizations.weight
         g, v = list_.original0.data, list_.original1.data
-        weight = matrix.reshape(v.shape).float() + 0.0
+        weight = matrix.reshape(v.shape).to(v.dtype) + 0.0
         norm = torch.norm_except_dim(weight, 2, list_[0].dim)
         # All of a slice may be gone: then |v| is zero too, and 0 / 0 no weight. One entry stays in
         # v, and g, which is zero, makes it vanish.
