@@ -80,7 +80,7 @@ def test_keywords(kind: Callable[[dict[str, Any]], Any]) -> None:
             return x * scale + flag
 
     assert torch.equal(batch.call(Model()), X * 2 + 3)
-    first = batch.first()
+    first = batch.take(0)
     assert first.size == 1
     assert torch.equal(first.call(Model()), X[:1] * 2 + 3)
     assert torch.equal(batch.to(torch.device("cpu")).call(Model()), X * 2 + 3)
@@ -89,7 +89,7 @@ def test_keywords(kind: Callable[[dict[str, Any]], Any]) -> None:
 def test_positional() -> None:
     (batch,) = read([X])
     assert torch.equal(batch.call(nn.Identity()), X)
-    assert torch.equal(batch.first().inputs, X[:1])
+    assert torch.equal(batch.take(0).inputs, X[:1])
     assert torch.equal(batch.to(torch.device("cpu")).inputs, X)
 
 

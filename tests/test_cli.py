@@ -266,10 +266,10 @@ def test_options_replace_a_models_own_preprocessing_only_together(
     options = ["--crop", "32", "--resize", "32", "--mean", "0", "--std", "1"]
     parse = _cli._parser().parse_args
     base = ["evaluate", "--model", "m", "--data", "d"]
-    loaded = _cli._load(parse([*base, *options]))
+    loaded = _cli._load(parse([*base, *options]), False)
     assert loaded.preprocess == Preprocess(32, 32, (0.0,), (1.0,))
     with pytest.raises(FinepruningError, match="--crop: m brings its own preprocessing"):
-        _cli._load(parse([*base, *options[:2]]))
+        _cli._load(parse([*base, *options[:2]]), False)
 
 
 class OutOfMemoryError(RuntimeError):

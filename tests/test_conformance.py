@@ -286,7 +286,7 @@ def vectors(*shape: int) -> Tensor:
 def alone(name: str) -> Case:
     """A layer in the middle of a network that is left alone."""
     layers: dict[str, Callable[[], nn.Module]] = {
-        "weight-norm": lambda: nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 4, 3)),
+        "spectral-norm": lambda: nn.utils.parametrizations.spectral_norm(nn.Conv1d(4, 4, 3)),
         "transposed": lambda: nn.ConvTranspose1d(4, 4, 3, padding=2),
         "subclass": lambda: Standardized(4, 4, 3),
     }
@@ -332,7 +332,7 @@ KINDS: dict[str, Callable[[], Case]] = {
     ),
     "encoder": lambda: Case(Encoder(), vectors(5, 4)),
     "encoder-norm-first": lambda: Case(Encoder(norm_first=True, activation="gelu"), vectors(5, 4)),
-    "weight-norm": lambda: alone("weight-norm"),
+    "spectral-norm": lambda: alone("spectral-norm"),
     "transposed": lambda: alone("transposed"),
     "subclass": lambda: alone("subclass"),
     **{

@@ -16,11 +16,11 @@ from finepruning._data import (
     ImageFolder,
     Preprocess,
     class_folders,
-    describe_skipped,
     find_images,
     read_image,
 )
 from finepruning._errors import FinepruningError
+from finepruning._folder import describe_skipped
 
 PLAIN = Preprocess(resize=None, crop=None, mean=(0.0,), std=(1.0,))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,16 @@ class Batch:
     size: int
     items: int = 1
     """How many of the user's items it holds."""
+    mask: Tensor | None = None
+    """Which steps of a window are real, bool ``(size, T)``; None: all, nothing is padded."""
+    part: bool = False
+    """Whether it is cut out of an item."""
+
+    @property
+    def weight(self) -> int:
+        """How large its inputs are: the number of elements of the largest."""
+        values = [self.inputs] if isinstance(self.inputs, Tensor) else self.inputs.values()
+        return max((v.numel() for v in values if isinstance(v, Tensor)), default=0)
 
     def call(self, model: nn.Module) -> Any:
         """The model's output for this batch. A failure becomes one line that names the inputs."""
@@ -45,21 +55,24 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
+        mask = None if self.mask is None else self.mask.to(device)
         if isinstance(self.inputs, Tensor):
-            return Batch(self.inputs.to(device), self.size, self.items)
+            return replace(self, inputs=self.inputs.to(device), mask=mask)
         moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.inputs.items()}
-        return Batch(moved, self.size, self.items)
+        return replace(self, inputs=moved, mask=mask)
 
-    def first(self) -> Batch:
-        """The first sample alone."""
-        if isinstance(self.inputs, Tensor):
-            return Batch(self.inputs[:1], 1)
+    def take(self, start: int, end: int | None = None) -> Batch:
+        """Samples ``start`` to ``end``, not included; one sample without ``end``."""
+        end = start + 1 if end is None else end
+        mask = None if self.mask is None else self.mask[start:end]
 
-        def one(value: Any) -> Any:
+        def some(value: Any) -> Any:
             batched = isinstance(value, Tensor) and value.ndim and len(value) == self.size
-            return value[:1] if batched else value
+            return value[start:end] if batched else value
 
-        return Batch({k: one(v) for k, v in self.inputs.items()}, 1)
+        if isinstance(self.inputs, Tensor):
+            return Batch(self.inputs[start:end], end - start, mask=mask)
+        return Batch({k: some(v) for k, v in self.inputs.items()}, end - start, mask=mask)
 
 
 def logits_of(output: Any) -> Any:
@@ -105,25 +118,48 @@ def read_batches(data: Any) -> Iterator[Batch]:
             f"batches: a {type(data).__name__} is no data;"
             " give a tensor, a DataLoader or a list of batches"
         )
+    yield from joined(_batch(item, number) for number, item in enumerate(data))
+
+
+def joined(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Join small batches that follow each other and whose samples are alike."""
     held: Batch | None = None
-    for number, item in enumerate(data):
-        batch = _batch(item, number)
-        joined = None if held is None else _join(held, batch)
-        if held is not None and joined is None:
+    for batch in batches:
+        both = None if held is None else _join(held, batch)
+        if held is not None and both is None:
             yield held
-        held = joined or batch
+        held = both or batch
     if held is not None:
         yield held
 
 
 def _join(one: Batch, two: Batch) -> Batch | None:
     """Both in one batch, or None where that would be too large or their samples are not alike."""
-    a, b = one.inputs, two.inputs
-    if not isinstance(a, Tensor) or not isinstance(b, Tensor) or one.size + two.size > BATCH_SIZE:
+    size = one.size + two.size
+    if size > BATCH_SIZE or (one.mask is None) != (two.mask is None):
         return None
-    if (a.shape[1:], a.dtype, a.device) != (b.shape[1:], b.dtype, b.device):
+    a, b = _values(one), _values(two)
+    if a is None or b is None or a.keys() != b.keys():
         return None
-    return Batch(torch.cat([a, b]), one.size + two.size, one.items + two.items)
+    if any(_alike(a[key]) != _alike(b[key]) for key in a):
+        return None
+    both = {key: torch.cat([a[key], b[key]]) for key in a}
+    mask = both.pop(" mask", None)
+    inputs = both[""] if isinstance(one.inputs, Tensor) else both
+    return Batch(inputs, size, one.items + two.items, mask, one.part or two.part)
+
+
+def _values(batch: Batch) -> dict[str, Tensor] | None:
+    """All tensors of a batch; None where some value is not certainly one row for each sample."""
+    if isinstance(batch.inputs, Tensor):
+        return {"": batch.inputs}
+    values = batch.inputs if batch.mask is None else {**batch.inputs, " mask": batch.mask}
+    sure = [isinstance(v, Tensor) and v.ndim > 1 and len(v) == batch.size for v in values.values()]
+    return dict(values) if all(sure) else None
+
+
+def _alike(value: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
+    return value.shape[1:], value.dtype, value.device
 
 
 def _batch(item: Any, number: int) -> Batch:

@@ -19,9 +19,14 @@ from ._errors import FinepruningError
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from ._audio import AudioFolder
     from ._data import ImageFolder
     from ._evaluate import Evaluation
     from ._models import Loaded
+
+
+IMAGE_OPTIONS = ("resize", "crop", "mean", "std", "channels", "interpolation")
+AUDIO_OPTIONS = ("rate", "seconds", "front_end")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,8 +59,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _personalize(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    from ._data import find_images
-
     out = Path(args.out)
     # All that could waste an hour's work is looked at before the work.
     if out.exists() or out.is_symlink():
@@ -65,12 +68,12 @@ def _personalize(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise FinepruningError(
             f"--out {out}: cannot write in {parent}; make it first, or go elsewhere"
         )
-    find_images(args.data)
+    audio = _holds_audio(args)
 
     from . import personalize
 
     device = _device(args.device)
-    loaded = _load(args)
+    loaded = _load(args, audio)
     folder = _folder(args, loaded)
     result = personalize(
         loaded.model.to(device),
@@ -91,21 +94,25 @@ def _personalize(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 def _evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     import torch
 
+    from ._audio import audio_class_folders
     from ._data import class_folders
     from ._evaluate import evaluate, match_classes, predict
 
-    names = class_folders(args.data)
+    audio = _holds_audio(args)
     if args.personal is not None and not Path(args.personal).is_dir():
         raise FinepruningError(f"--personal {args.personal}: no such folder")
     device = _device(args.device)
-    loaded = _load(args)
+    loaded = _load(args, audio)
     models = {"dense": loaded.model.to(device)}
     if args.personal is not None:
         from . import load
 
         models["personal"] = load(args.personal, loaded.model).to(device)
+    if loaded.writes:
+        return _evaluate_transcripts(args, loaded, models, device)
+    names = audio_class_folders(args.data) if audio else class_folders(args.data)
 
-    # How many outputs there are, only the network knows: ask it with one image.
+    # How many outputs there are, only the network knows: ask it with one sample.
     first = next(iter(_folder(args, loaded, dict.fromkeys(names, 0), batch_size=1)))[0]
     with torch.inference_mode():
         outputs = predict(loaded.model, first, device).shape[1]
@@ -117,6 +124,28 @@ def _evaluate(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return summary, _table(found, outputs)
 
 
+def _evaluate_transcripts(
+    args: argparse.Namespace, loaded: Loaded, models: dict[str, Any], device: str
+) -> tuple[dict[str, Any], str]:
+    from ._audio import AudioFolder
+    from ._transcripts import evaluate_transcripts, find_texts, format_transcriptions
+
+    if loaded.reader is None:
+        raise FinepruningError(
+            f"--model {args.model}: brings no tokenizer, so that its tokens cannot be read;"
+            " save the tokenizer in the model's folder"
+        )
+    texts = find_texts(args.data, args.transcripts)
+    folder = AudioFolder(args.data, loaded.front, batch_size=args.batch_size, texts=texts)
+    found = {
+        name: evaluate_transcripts(model, loaded.reader, folder, device=device)
+        for name, model in models.items()
+    }
+    _say_skipped(folder)
+    summary = {**_about(folder), **{name: t.to_dict() for name, t in found.items()}}
+    return summary, format_transcriptions(found)
+
+
 def _inspect(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from . import read_report
     from ._account import format_report
@@ -125,14 +154,70 @@ def _inspect(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return report, format_report(report)
 
 
-def _load(args: argparse.Namespace) -> Loaded:
-    """Load the model; the command's options go before what it says of its images."""
-    from ._data import Preprocess
+def _holds_audio(args: argparse.Namespace) -> bool:
+    """Whether the folder holds audio, not images; options that mean nothing there are refused."""
+    from ._audio import AUDIO
+    from ._data import IMAGES
+    from ._folder import find_files, kind_of
+
+    kind = kind_of(args.data, [IMAGES, AUDIO])
+    find_files(args.data, kind)
+    wrong = AUDIO_OPTIONS if kind is IMAGES else IMAGE_OPTIONS
+    for name in wrong:
+        if getattr(args, name, None) is not None:
+            raise FinepruningError(
+                f"--{name.replace('_', '-')}: {args.data} holds {kind.plural}; leave it out"
+            )
+    return kind is AUDIO
+
+
+def _load(args: argparse.Namespace, audio: bool) -> Loaded:
+    """Load the model; the command's options go before what it says of its inputs."""
     from ._models import load_model
 
     loaded = load_model(args.model, args.weights)
-    names = [field.name for field in dataclasses.fields(Preprocess)]
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if audio and loaded.front is None and not loaded.own:
+        raise FinepruningError(
+            f"--model {args.model}: takes images, but {args.data} holds audio; give a network for"
+            " audio, or a folder of images"
+        )
+    if not audio and loaded.front is not None:
+        raise FinepruningError(
+            f"--model {args.model}: takes audio, but {args.data} holds images; give a network for"
+            " images, or a folder of recordings"
+        )
+    return _with_audio(args, loaded) if audio else _with_images(args, loaded)
+
+
+def _with_audio(args: argparse.Namespace, loaded: Loaded) -> Loaded:
+    from ._audio import FrontEnd
+    from ._models import load_function
+
+    front, assumed = loaded.front or FrontEnd(), loaded.assumed and args.front_end is None
+    if args.front_end is not None:
+        function: Any = load_function(args.front_end, "--front-end")
+    elif loaded.front is None and not loaded.assumed:
+        function = loaded.preprocess
+    else:
+        function = None
+    if isinstance(function, FrontEnd):
+        front = function
+    elif function is not None:
+        rate = int(getattr(function, "rate", 16000))
+        front = FrontEnd(function, rate, name=args.front_end or "prepared by the model's own code")
+    if args.rate is not None:
+        front = dataclasses.replace(front, rate=args.rate)
+    if args.seconds is not None:
+        front = dataclasses.replace(front, longest=args.seconds)
+    note = " (assumed; change with --front-end and --rate)" if assumed else ""
+    _say(f"audio: {front}{note}")
+    return dataclasses.replace(loaded, front=front)
+
+
+def _with_images(args: argparse.Namespace, loaded: Loaded) -> Loaded:
+    from ._data import Preprocess
+
+    given = {name: getattr(args, name) for name in IMAGE_OPTIONS if getattr(args, name) is not None}
     given = {name: None if value == "none" else value for name, value in given.items()}
     preprocess = loaded.preprocess
     if isinstance(preprocess, Preprocess):
@@ -155,10 +240,13 @@ def _folder(
     loaded: Loaded,
     labels: dict[str, int] | None = None,
     batch_size: int | None = None,
-) -> ImageFolder:
+) -> ImageFolder | AudioFolder:
+    from ._audio import AudioFolder
     from ._data import ImageFolder
 
     size = batch_size or args.batch_size
+    if loaded.front is not None:
+        return AudioFolder(args.data, loaded.front, batch_size=size, labels=labels)
     return ImageFolder(args.data, loaded.preprocess, batch_size=size, labels=labels)
 
 
@@ -170,26 +258,27 @@ def _device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def _about(folder: ImageFolder) -> dict[str, Any]:
+def _about(folder: ImageFolder | AudioFolder) -> dict[str, Any]:
     skipped = [{"path": str(path), "reason": reason} for path, reason in folder.skipped]
-    return {"data": str(folder.root), "images": folder.images, "skipped": skipped}
+    return {"data": str(folder.root), folder.kind.counted: folder.files, "skipped": skipped}
 
 
-def _say_skipped(folder: ImageFolder) -> None:
-    from ._data import describe_skipped
+def _say_skipped(folder: ImageFolder | AudioFolder) -> None:
+    from ._folder import describe_skipped
 
     if folder.skipped:
-        _say(f"{folder.images} images; {describe_skipped(folder.skipped, limit=10)}")
+        _say(f"{folder.files} {folder.kind.counted}; {describe_skipped(folder.skipped, limit=10)}")
 
 
 def _table(found: dict[str, Evaluation], outputs: int) -> str:
     told = len(next(iter(found.values())).classes)
-    rows = [["", f"all {outputs} outputs", f"told the {told} classes"]]
+    rows = [["", f"all {outputs} outputs", f"told the {told} classes", "ms a sample"]]
     for name, e in found.items():
         cells = [(e.correct, e.interval), (e.told_correct, e.told_interval)]
         rows.append(
             [name]
             + [f"{k}/{e.n} = {k / e.n:.1%} [{low:.1%}, {high:.1%}]" for k, (low, high) in cells]
+            + [f"{1000 * e.latency:.1f}"]
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
@@ -216,7 +305,7 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     personalize = command("personalize", _personalize, "prune and adapt a network to a person")
-    _add_model_and_data(personalize, "folder of the person's images, unlabelled")
+    _add_model_and_data(personalize, "folder of the person's images or audio, unlabelled")
     personalize.add_argument("--out", required=True, metavar="DIR", help="new folder to save in")
     personalize.add_argument(
         "--sparsity", type=_sparsity, default=0.7, help="share of weights to remove (0.7)"
@@ -227,13 +316,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     personalize.add_argument("--seed", type=int, default=0)
 
-    evaluate = command("evaluate", _evaluate, "count correct answers on labelled images")
-    _add_model_and_data(evaluate, "folder with one folder of images for each class")
+    evaluate = command("evaluate", _evaluate, "count correct answers on labelled data")
+    _add_model_and_data(evaluate, "folder with one folder of images or audio for each class")
     evaluate.add_argument("--personal", metavar="DIR", help="what personalize saved")
     evaluate.add_argument(
         "--classes",
         metavar="FILE",
         help="what the class folders mean: text, line number = output; or JSON {folder: output}",
+    )
+
+    evaluate.add_argument(
+        "--transcripts",
+        metavar="FILE",
+        help="of the recordings: csv, tsv or txt of name and text; else NAME.txt beside NAME.wav",
     )
 
     inspect = command("inspect", _inspect, "show what personalize did and what it cost")
@@ -258,6 +353,14 @@ def _add_model_and_data(parser: argparse.ArgumentParser, data: str) -> None:
     images.add_argument("--std", type=_floats, nargs="+", action=_Tuple, metavar="X")
     images.add_argument("--channels", type=int, choices=[1, 3], help="grey or RGB")
     images.add_argument("--interpolation", metavar="NAME", help="bilinear, bicubic, ...")
+    audio = parser.add_argument_group("audio", "instead of the model's own front end")
+    audio.add_argument(
+        "--front-end", metavar="FILE.py:FUNCTION", help="from a waveform to the network's input"
+    )
+    audio.add_argument("--rate", type=_positive, metavar="HZ", help="that the front end takes")
+    audio.add_argument(
+        "--seconds", type=_seconds, metavar="S", help="longer recordings are cut (30)"
+    )
 
 
 class _Tuple(argparse.Action):
@@ -281,6 +384,12 @@ def _size(text: str) -> int | tuple[int, int] | str:
 def _positive(text: str) -> int:
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text}: give 1 or more")
+    return value
+
+
+def _seconds(text: str) -> float:
+    if not (value := float(text)) >= 0.1:
+        raise argparse.ArgumentTypeError(f"{text}: give 0.1 or more")
     return value
 
 

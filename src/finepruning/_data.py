@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import struct
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,15 +14,22 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ._errors import FinepruningError
+from ._folder import Folder, Kind, find_files, folders_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-SUFFIXES = frozenset(
-    f".{ending}"
-    for ending in (
-        *("apng", "avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg"),
-        *("jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"),
-    )
+IMAGES = Kind(
+    "image",
+    "images",
+    "images",
+    frozenset(
+        f".{ending}"
+        for ending in (
+            *("apng", "avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg"),
+            *("jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"),
+        )
+    ),
+    "jpg, png, webp, bmp, gif or tif",
 )
 """Files with these endings are read as images; anything else in the folder is skipped and named."""
 
@@ -110,47 +114,13 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def find_images(root: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
-    """Return the image files under ``root``, sorted, and what was skipped as ``(path, reason)``.
-
-    Hidden files and folders are passed over. Raises :class:`FinepruningError` when there is no
-    such folder or no image in it.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise FinepruningError(f"{root}: {what}; --data needs a folder of images")
-    images: list[Path] = []
-    skipped: list[tuple[Path, str]] = []
-    seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        # Links are followed, and a link to a folder above would go round for ever.
-        if (real := os.path.realpath(folder)) in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(s for s in subfolders if not s.startswith("."))
-        for name in names:
-            path = Path(folder, name)
-            if name.startswith("."):
-                continue
-            if path.suffix.lower() in SUFFIXES:
-                images.append(path)
-            else:
-                skipped.append((path, "not an image file"))
-    if not images:
-        raise FinepruningError(
-            f"{root}: no image in this folder ({len(skipped)} other files);"
-            " put jpg, png, webp, bmp, gif or tif files there"
-        )
-    return sorted(images), sorted(skipped)
+    """Return the image files under ``root``, sorted, and what was skipped: :func:`find_files`."""
+    return find_files(root, IMAGES)
 
 
 def class_folders(root: str | Path) -> list[str]:
     """Return the names of the folders directly under ``root`` that hold images, sorted."""
-    parts = [path.relative_to(root).parts for path in find_images(root)[0]]
-    if not (names := sorted({p[0] for p in parts if len(p) > 1})):
-        raise FinepruningError(f"{root}: no class folders; put each class's images in its own")
-    return names
+    return folders_of(root, IMAGES)
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -179,7 +149,7 @@ def read_image(path: str | Path) -> Image.Image:
         raise ValueError(str(error) or "damaged") from None
 
 
-class ImageFolder:
+class ImageFolder(Folder[Tensor]):
     """Batches of the images in a folder; iterate over it as often as you like.
 
     >>> for x in ImageFolder("photos", Preprocess(), batch_size=32):  # doctest: +SKIP
@@ -196,6 +166,8 @@ class ImageFolder:
     Raises :class:`FinepruningError` when no image can be used.
     """
 
+    kind = IMAGES
+
     def __init__(
         self,
         root: str | Path,
@@ -204,35 +176,20 @@ class ImageFolder:
         batch_size: int = 32,
         labels: Mapping[str, int] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise FinepruningError(f"batch size: {batch_size}; give 1 or more")
-        self.root = Path(root)
         self.preprocess = preprocess
-        self.batch_size = batch_size
-        self.labels = labels
-        paths, self.skipped = find_images(root)
-        self._paths: list[tuple[Path, int]] = []
-        for path in paths:
-            folder = path.relative_to(self.root).parts[0]
-            if labels is None:
-                self._paths.append((path, -1))
-            elif folder in labels:
-                self._paths.append((path, labels[folder]))
-            else:
-                self.skipped.append((path, "not in the folder of a class"))
-        self._require_images()
+        super().__init__(root, batch_size=batch_size, labels=labels)
 
     @property
     def images(self) -> int:
-        return len(self._paths)
+        return self.files
 
     def __len__(self) -> int:
-        return -(-len(self._paths) // self.batch_size)
+        return -(-self.files // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
         xs: list[Tensor] = []
         ys: list[int] = []
-        for x, y in self._decoded():
+        for x, _, y in self._decoded():
             if xs and x.shape != xs[0].shape:
                 raise FinepruningError(
                     f"{self.root}: images give inputs of shapes {tuple(xs[0].shape)} and"
@@ -250,29 +207,6 @@ class ImageFolder:
         x = torch.stack(xs)
         return x if self.labels is None else (x, torch.tensor(ys))
 
-    def _decoded(self) -> Iterator[tuple[Tensor, int]]:
-        """Yield the usable images in order, a batch ahead of use."""
-        failed: list[tuple[Path, str]] = []
-        waiting: deque[tuple[Path, int, Future[Tensor | str]]] = deque()
-        pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
-        try:
-            for item in [*self._paths, None]:
-                if item is not None:
-                    waiting.append((*item, pool.submit(self._load, item[0])))
-                while waiting and (item is None or len(waiting) > self.batch_size + 4):
-                    path, label, future = waiting.popleft()
-                    result = future.result()
-                    if isinstance(result, str):
-                        failed.append((path, result))
-                    else:
-                        yield result, label
-        finally:
-            pool.shutdown(cancel_futures=True)
-            bad = {path for path, _ in failed}
-            self._paths = [item for item in self._paths if item[0] not in bad]
-            self.skipped += [item for item in failed if item not in self.skipped]
-        self._require_images()
-
     def _load(self, path: Path) -> Tensor | str:
         """Return the network's input, or why the file is skipped."""
         try:
@@ -285,17 +219,3 @@ class ImageFolder:
             raise FinepruningError(
                 f"{path}: preprocessing failed with {type(error).__name__}: {error}"
             ) from error
-
-    def _require_images(self) -> None:
-        if not self._paths:
-            raise FinepruningError(
-                f"{self.root}: none of the images can be used"
-                f" ({describe_skipped(self.skipped)}); check the files"
-            )
-
-
-def describe_skipped(skipped: Iterable[tuple[Path, str]], limit: int = 3) -> str:
-    """Return one line: how many files were skipped, and the first few with their reasons."""
-    items = list(skipped)
-    names = "; ".join(f"{path}: {reason}" for path, reason in items[:limit])
-    return f"{len(items)} skipped: {names}" + ("; ..." if len(items) > limit else "")

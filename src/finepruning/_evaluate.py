@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
+import time
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from tqdm import tqdm
 
 from ._batches import Batch, logits_of
 from ._errors import FinepruningError
+from ._padding import Unpad
 
 
 def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -47,6 +50,8 @@ class Evaluation:
     told_correct: int
     told_interval: tuple[float, float]
     classes: tuple[int, ...]
+    latency: float = 0.0
+    """Median over the batches of seconds a sample, the model alone."""
 
     @property
     def accuracy(self) -> float:
@@ -85,16 +90,20 @@ def evaluate(
     else:
         tensors = [*model.parameters(), *model.buffers()]
         device = tensors[0].device if tensors else "cpu"
+    unpad = Unpad(lambda part: part.call(model))
     training = {module: module.training for module in model.modules()}
     logits: list[Tensor] = []
     labels: list[Tensor] = []
+    times: list[float] = []
     total = len(batches) if isinstance(batches, Sized) else None
     bar = tqdm(batches, "evaluate", total, disable=None if progress else True, delay=1)
     try:
         model.eval()
         with torch.inference_mode():
             for x, y in bar:
-                logits.append(predict(model, x, device))
+                begun = time.perf_counter()
+                logits.append(predict(model, x, device, unpad))
+                times.append((time.perf_counter() - begun) / max(1, len(logits[-1])))
                 labels.append(torch.as_tensor(y).to("cpu", torch.int64))
                 if labels[-1].shape != logits[-1].shape[:1]:
                     raise FinepruningError(
@@ -107,7 +116,8 @@ def evaluate(
             module.training = flag
     if not labels:
         raise FinepruningError("evaluate: no data; give at least one batch of (input, labels)")
-    return _count(torch.cat(logits), torch.cat(labels))
+    found = _count(torch.cat(logits), torch.cat(labels))
+    return replace(found, latency=statistics.median(times))
 
 
 def _count(logits: Tensor, labels: Tensor) -> Evaluation:
@@ -132,10 +142,23 @@ def _count(logits: Tensor, labels: Tensor) -> Evaluation:
     )
 
 
-def predict(model: nn.Module, x: Any, device: str | torch.device = "cpu") -> Tensor:
+def as_batch(x: Any) -> Batch:
+    """One input of the model, a tensor or a mapping of keyword inputs, as a batch."""
+    if not isinstance(x, Mapping):
+        return Batch(x, len(x) if isinstance(x, Tensor) and x.ndim else 0)
+    inputs = dict(x)
+    tensors = [v for v in inputs.values() if isinstance(v, Tensor) and v.ndim]
+    return Batch(inputs, len(tensors[0]) if tensors else 0)
+
+
+def predict(
+    model: nn.Module, x: Any, device: str | torch.device = "cpu", unpad: Unpad | None = None
+) -> Tensor:
     """Return the logits ``(B, classes)`` of one batch, float32 on the CPU; NaN is an error."""
-    inputs = dict(x) if isinstance(x, Mapping) else x
-    output = logits_of(Batch(inputs, 0).to(torch.device(device)).call(model))
+    batch = as_batch(x).to(torch.device(device))
+    unpad = Unpad(lambda part: part.call(model)) if unpad is None else unpad
+    outputs = [logits_of(part.call(model)) for part in unpad(batch)]
+    output = torch.cat(outputs) if len(outputs) > 1 else outputs[0]
     if not isinstance(output, Tensor) or output.ndim != 2:
         what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise FinepruningError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ._layers import (
     ConvLayer,
     Layer,
     LinearLayer,
+    NormedConvLayer,
     ProjectionLayer,
     TransposedLinearLayer,
 )
@@ -72,6 +73,32 @@ def _attention(m: nn.MultiheadAttention, parts: list[Layer], handle: Handler) ->
     return forward
 
 
+FUNCTIONAL = "torch_multi_head_self_attention"
+"""WavLM's method that hands its projections' weights to a function instead of calling them."""
+
+
+def _functional_attention(m: Any) -> Callable[..., tuple[Tensor, Tensor]]:
+    """The same through calls of the projections, so that each can be intercepted."""
+
+    def attend(
+        hidden_states: Tensor, attention_mask: Tensor | None, gated_position_bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        n, steps, width = hidden_states.shape
+        shape = (n, steps, m.num_heads, width // m.num_heads)
+        q, k, v = (
+            part(hidden_states).view(shape).transpose(1, 2)
+            for part in (m.q_proj, m.k_proj, m.v_proj)
+        )
+        bias = gated_position_bias.view(n, m.num_heads, steps, steps)
+        if attention_mask is not None:
+            bias = bias.masked_fill(attention_mask.ne(1)[:, None, None], -torch.inf)
+        weights = (q @ k.mT * shape[-1] ** -0.5 + bias).softmax(-1)
+        joined = (weights @ v).transpose(1, 2).reshape(n, steps, width)
+        return m.out_proj(joined), weights.mean(1, keepdim=True).expand_as(weights)
+
+    return attend
+
+
 def _kind(module: nn.Module) -> type[Layer] | None:
     if isinstance(module, nn.Linear):
         return LinearLayer
@@ -80,6 +107,17 @@ def _kind(module: nn.Module) -> type[Layer] | None:
     if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
         return TransposedLinearLayer
     return None
+
+
+def _normed(module: nn.Module) -> bool:
+    """Whether it is a convolution whose weight, and nothing else, is under ``weight_norm``."""
+    lists = getattr(module, "parametrizations", {})
+    return (
+        isinstance(module, tuple(CONVS))
+        and list(lists) == ["weight"]
+        and len(lists["weight"]) == 1
+        and type(lists["weight"][0]) is nn.utils.parametrizations._WeightNorm
+    )
 
 
 def _has_own_forward(module: nn.Module) -> bool:
@@ -125,6 +163,8 @@ class Found:
     attention: list[tuple[nn.MultiheadAttention, list[Layer]]]
     aliases: dict[nn.Module, Layer]
     weights_skipped: int = 0
+    functional: list[nn.Module] = field(default_factory=list)
+    """Attentions that call none of their projections unless they are made to."""
 
 
 def find_layers(model: nn.Module) -> Found:
@@ -189,6 +229,12 @@ def find_layers(model: nn.Module) -> Found:
         if isinstance(module, nn.LazyLinear) or not isinstance(module.weight, Tensor):
             skipped[name] = "its weight is not initialised"
             continue
+        if _normed(module) and not _has_own_forward(module):
+            normed = NormedConvLayer(name, module)
+            if holders[id(normed.stored)] == 1 and normed.stored.is_floating_point():
+                owners[id(normed.stored)] = normed
+                layers.append(normed)
+                continue
         if nn.utils.parametrize.is_parametrized(module) or "weight" not in module._parameters:
             leave(name, module.weight, "its weight is computed (parametrized), not stored")
         elif _has_own_forward(module):
@@ -214,7 +260,8 @@ def find_layers(model: nn.Module) -> Found:
             layer = kind(name, module)
             owners[id(module.weight)] = layer
             layers.append(layer)
-    return Found(layers, skipped, attention, aliases, unprunable)
+    functional = [m for m in model.modules() if callable(getattr(type(m), FUNCTIONAL, None))]
+    return Found(layers, skipped, attention, aliases, unprunable, functional)
 
 
 @contextmanager
@@ -238,8 +285,12 @@ def intercepted(found: Found, handle: Handler) -> Iterator[None]:
                 replace(module, lambda x, _layer=layer: handle(_layer, x))
         for attention, parts in found.attention:
             replace(attention, _attention(attention, parts, handle))
+        for module in found.functional:
+            setattr(module, FUNCTIONAL, _functional_attention(module))
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for module in replaced:
             del module.forward
+        for module in found.functional:
+            vars(module).pop(FUNCTIONAL, None)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -61,14 +62,22 @@ class Layer(ABC):
         """Store ``matrix`` ``(G, O, D)`` and ``bias`` ``(G * O,)`` (None: leave the bias alone)."""
         # A zero of negative sign would be lost in the artifact: adding zero makes it positive.
         self.weight.copy_(matrix.reshape(self.weight.shape).to(self.weight.dtype) + 0.0)
-        if bias is None:
-            return
+        if bias is not None:
+            self.write_bias(bias)
+
+    def write_bias(self, bias: Tensor) -> None:
+        """Store ``bias`` ``(G * O,)``."""
         if self.bias is None:
             for module in (self.module, *self.tied):
                 value = bias.to(self.weight.dtype).clone()
                 setattr(module, self.bias_name, nn.Parameter(value, requires_grad=False))
         else:
             self.bias.copy_(bias)
+
+    @property
+    def stored(self) -> Tensor:
+        """The parameter that holds the weight, or of which it is computed."""
+        return getattr(self.module, self.weight_name)
 
     @abstractmethod
     def run(self, x: Tensor) -> Tensor:
@@ -150,17 +159,18 @@ class ConvLayer(Layer):
     def groups(self) -> int:  # type: ignore[override]
         return self.module.groups
 
+    def sides(self, axis: int) -> tuple[int, int]:
+        """How far the input is padded before and after along one axis of the kernel."""
+        m = self.module
+        if m.padding == "same":
+            total = m.dilation[axis] * (m.kernel_size[axis] - 1)
+            return total // 2, total - total // 2
+        return (0, 0) if m.padding == "valid" else (m.padding[axis],) * 2
+
     def _padded(self, x: Tensor) -> Tensor:
         m = self.module
-        sides: list[int] = []
-        for i in reversed(range(len(m.kernel_size))):
-            if m.padding == "same":
-                total = m.dilation[i] * (m.kernel_size[i] - 1)
-                sides += [total // 2, total - total // 2]
-            elif m.padding == "valid":
-                sides += [0, 0]
-            else:
-                sides += [m.padding[i]] * 2
+        axes = reversed(range(len(m.kernel_size)))
+        sides = [side for axis in axes for side in self.sides(axis)]
         if not any(sides):
             return x
         return F.pad(x, sides, mode="constant" if m.padding_mode == "zeros" else m.padding_mode)
@@ -185,11 +195,11 @@ class ConvLayer(Layer):
         ]
 
     def positions(self, x: Tensor) -> tuple[int, int]:
-        x = self._batched(x)
-        size = 1
-        for n in self._out_shape(self._padded(x[:1])):
-            size *= n
-        return x.shape[0], size
+        return self._batched(x).shape[0], math.prod(self.out_shape(x))
+
+    def out_shape(self, x: Tensor) -> list[int]:
+        """The output's size along each axis of the kernel for input ``x``."""
+        return self._out_shape(self._padded(self._batched(x)[:1]))
 
     def columns(self, x: Tensor, sample: Tensor, position: Tensor) -> Tensor:
         m = self.module
@@ -216,3 +226,26 @@ class ConvLayer(Layer):
     def rows(self, y: Tensor, sample: Tensor, position: Tensor) -> Tensor:
         y = self._batched(y).flatten(2)
         return y[sample, :, position].reshape(len(sample), self.groups, -1).transpose(0, 1)
+
+
+class NormedConvLayer(ConvLayer):
+    """A convolution under PyTorch's ``weight_norm``: its weight is ``g v / |v|``."""
+
+    @property
+    def stored(self) -> Tensor:
+        return self.module.parametrizations.weight.original1
+
+    def write(self, matrix: Tensor, bias: Tensor | None) -> None:
+        list_ = self.module.parametrizations.weight
+        g, v = list_.original0.data, list_.original1.data
+        weight = matrix.reshape(v.shape).to(v.dtype) + 0.0
+        norm = torch.norm_except_dim(weight, 2, list_[0].dim)
+        # All of a slice may be gone: then |v| is zero too, and 0 / 0 no weight. One entry stays in
+        # v, and g, which is zero, makes it vanish.
+        nothing = (norm == 0).expand_as(weight)
+        first = torch.zeros_like(nothing)
+        first[tuple(slice(None) if i == list_[0].dim else 0 for i in range(v.ndim))] = True
+        g.copy_(norm)
+        v.copy_(torch.where(nothing & first, 1.0, weight))
+        if bias is not None:
+            self.write_bias(bias)

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ._audio import FrontEnd, hub_front_end
 from ._data import Preprocess
 from ._errors import FinepruningError
 from ._resnet import RESNETS, resnet
@@ -27,15 +28,22 @@ FORMS = "torchvision:NAME, timm:NAME, FILE.py:function, a local folder, or ORG/N
 
 @dataclass(frozen=True)
 class Loaded:
-    """A network in evaluation mode, how its images are prepared, its class names where known.
+    """A network in evaluation mode, how its inputs are prepared, its class names where known.
 
-    ``assumed``: nothing said how images are prepared, and ``preprocess`` is ImageNet's usual.
+    ``front`` is set where it takes audio: then ``preprocess`` means nothing. ``assumed``: nothing
+    said how images are prepared, and ``preprocess`` is ImageNet's usual. ``own``: the user's own
+    code, whose ``preprocess`` may be meant for images or for waveforms. ``writes``: its outputs are
+    transcripts, whose tokens ``reader``, a Hugging Face tokenizer, turns into text.
     """
 
     model: nn.Module
-    preprocess: Callable[[Image.Image], Tensor]
+    preprocess: Callable[[Any], Any]
     classes: tuple[str, ...] | None = None
     assumed: bool = False
+    front: FrontEnd | None = None
+    own: bool = False
+    writes: bool = False
+    reader: Any = None
 
 
 def load_model(spec: str, weights: str | Path | None = None) -> Loaded:
@@ -191,8 +199,38 @@ def _timm(name: str, state: dict[str, Tensor] | None, source: str | Path | None)
 def _user_function(
     file: Path, function: str, state: dict[str, Tensor] | None, source: str | Path | None
 ) -> Loaded:
+    made = _run_function(file, function, "--model")
+    model, preprocess = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, nn.Module) or not (preprocess is None or callable(preprocess)):
+        raise FinepruningError(
+            f"--model {file}:{function}: returned {type(made).__name__};"
+            " return a torch.nn.Module, or (module, preprocess)"
+        )
+    if state is not None:
+        fit_weights(model, state, source or "")
+    front = preprocess if isinstance(preprocess, FrontEnd) else None
+    assumed = preprocess is None
+    return Loaded(model, preprocess or Preprocess(), None, assumed, front, own=front is None)
+
+
+def load_function(spec: str, option: str) -> Callable[..., Any]:
+    """The function that ``FILE.py:function`` names; ``option`` is what errors are blamed on."""
+    file, _, name = spec.rpartition(":")
+    if not file.endswith(".py"):
+        raise FinepruningError(f"{option} {spec}: give FILE.py:function")
+    return _with_file(Path(file), name, option, lambda function: function)
+
+
+def _run_function(file: Path, name: str, option: str) -> Any:
+    return _with_file(file, name, option, lambda function: function())
+
+
+def _with_file(
+    file: Path, function: str, option: str, use: Callable[[Callable[..., Any]], Any]
+) -> Any:
+    """Run a Python file of the user's and hand ``use`` the function in it."""
     if not file.is_file():
-        raise FinepruningError(f"--model {file}:{function}: no such file as {file}")
+        raise FinepruningError(f"{option} {file}:{function}: no such file as {file}")
     # A private name: the file's own could shadow a package. Registered, as dataclasses ask for it.
     spec = importlib.util.spec_from_file_location(f"_finepruning_user_{file.stem}", file)
     assert spec is not None
@@ -205,8 +243,10 @@ def _user_function(
     try:
         spec.loader.exec_module(module)
         if not callable(make := getattr(module, function, None)):
-            raise FinepruningError(f"--model {file}:{function}: no function {function!r} in {file}")
-        made = make()
+            raise FinepruningError(
+                f"{option} {file}:{function}: no function {function!r} in {file}"
+            )
+        return use(make)
     except FinepruningError:
         raise
     except Exception as error:
@@ -215,17 +255,8 @@ def _user_function(
         ]
         where = f"{file}:{lines[-1]}" if lines else str(file)
         raise FinepruningError(
-            f"--model {file}:{function}: {type(error).__name__} at {where}: {_line(error)}"
+            f"{option} {file}:{function}: {type(error).__name__} at {where}: {_line(error)}"
         ) from error
-    model, preprocess = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(model, nn.Module) or not (preprocess is None or callable(preprocess)):
-        raise FinepruningError(
-            f"--model {file}:{function}: returned {type(made).__name__};"
-            " return a torch.nn.Module, or (module, preprocess)"
-        )
-    if state is not None:
-        fit_weights(model, state, source or "")
-    return Loaded(model, preprocess or Preprocess(), assumed=preprocess is None)
 
 
 @dataclass(frozen=True)
@@ -248,39 +279,81 @@ def _hugging_face(spec: str, state: dict[str, Tensor] | None, source: str | Path
     logging.set_verbosity_error()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    auto = transformers.AutoModelForImageClassification
     info: dict[str, Any] = {}
     try:
+        config = transformers.AutoConfig.from_pretrained(spec)
+        task = _task(transformers, config)
+        auto = getattr(transformers, task)
         if state is None:
             model, info = auto.from_pretrained(spec, output_loading_info=True)
         else:
-            model = auto.from_config(transformers.AutoConfig.from_pretrained(spec))
-        try:
-            processor = transformers.AutoImageProcessor.from_pretrained(spec)
-        except OSError:  # the model comes without one
-            processor = None
+            model = auto.from_config(config)
+        if task == IMAGE_TASK:
+            processor = _optional(transformers.AutoImageProcessor, spec)
+        else:
+            processor = _optional(transformers.AutoFeatureExtractor, spec)
+        writes = task in (CTC_TASK, SEQUENCE_TASK)
+        reader = _optional(transformers.AutoTokenizer, spec) if writes else None
     except Exception as error:  # no such model, no connection, another task, a missing library...
         raise FinepruningError(f"--model {spec}: {_line(error)}") from error
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+    missing = sorted(info.get("missing_keys", ()))
+    for name in [key for key in missing if key.endswith("masked_spec_embed")]:
+        # Only training uses it. Hugging Face fills it with random numbers; the artifact is tied to
+        # the bytes of its base, so that these must be the same at every load.
+        model.get_parameter(name).data.zero_()
+        missing.remove(name)
     if state is not None:
         fit_weights(model, state, source or "")
-    elif keys := sorted(info.get("missing_keys", ())):
+    elif missing:
         # Hugging Face only warns, and fills them with random numbers.
         raise FinepruningError(
-            f"--model {spec}: has no weights for {', '.join(keys[:3])} ({len(keys)} tensors);"
-            " it is not a trained image classifier: give one that is, or --weights"
+            f"--model {spec}: has no weights for {', '.join(missing[:3])} ({len(missing)} tensors);"
+            " it is not a trained classifier or recogniser: give one that is, or --weights"
         )
     config = model.config
     names = tuple(config.id2label[i] for i in sorted(config.id2label)) if config.id2label else ()
     classes = None if all(n == f"LABEL_{i}" for i, n in enumerate(names)) else names
+    if task != IMAGE_TASK:
+        front = FrontEnd() if processor is None else hub_front_end(processor)
+        return Loaded(
+            model.float(), front, classes, processor is None, front, writes=writes, reader=reader
+        )
     if processor is not None:
         return Loaded(model.float(), HubPreprocess(processor), classes)
     size = getattr(config, "image_size", 224)
     side = size if isinstance(size, int) else 224
     return Loaded(model.float(), Preprocess(side * 8 // 7, side), classes, assumed=True)
+
+
+IMAGE_TASK, AUDIO_TASK = "AutoModelForImageClassification", "AutoModelForAudioClassification"
+CTC_TASK, SEQUENCE_TASK = "AutoModelForCTC", "AutoModelForSpeechSeq2Seq"
+
+
+def _task(transformers: Any, config: Any) -> str:
+    """Which of Hugging Face's classes reads this model: by what it was saved as."""
+    saved = (getattr(config, "architectures", None) or [""])[0]
+    known = {
+        task
+        for task in (AUDIO_TASK, CTC_TASK, SEQUENCE_TASK)
+        if type(config) in getattr(transformers, task)._model_mapping
+    }
+    if saved.endswith("ForCTC") and CTC_TASK in known:
+        return CTC_TASK
+    if saved.endswith("ForConditionalGeneration") and SEQUENCE_TASK in known:
+        return SEQUENCE_TASK
+    return AUDIO_TASK if AUDIO_TASK in known else IMAGE_TASK
+
+
+def _optional(auto: Any, spec: str) -> Any:
+    """What a model may come without: its preprocessing, or its tokens' names."""
+    try:
+        return auto.from_pretrained(spec)
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _import(library: str, where: str, hint: str = "") -> ModuleType | Any:

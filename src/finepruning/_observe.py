@@ -24,6 +24,7 @@ from ._core import Moments
 from ._errors import FinepruningError
 from ._find import Found, intercepted
 from ._layers import Layer
+from ._padding import RealPositions, drawn
 
 MAX_BATCHES = 128
 """Calibration batches at most: by then there are far more samples than positions are kept."""
@@ -129,11 +130,13 @@ def trace(model: nn.Module, found: Found, batch: Batch) -> Trace:
         return y
 
     with torch.inference_mode(), intercepted(found, handle):
-        output = logits_of(batch.first().call(model))
+        output = logits_of(batch.take(0).call(model))
     if not isinstance(output, Tensor):
         seen.readout_refused = "the model's output holds no tensor of logits"
     elif output.ndim != 2:
         seen.readout_refused = f"the output has {output.ndim} dimensions, not (samples, classes)"
+        if output.ndim == 3:  # tokens, frames: blanks and special tokens must stay
+            seen.readout_refused += ": a vocabulary is no list of classes"
     elif output.shape[1] < 2:
         seen.readout_refused = "there is a single output"
     elif not last or not _is_head(*last[-1], output) or seen.calls[last[-1][0].name] > 1:
@@ -173,10 +176,13 @@ def observe(
         raise FinepruningError("batches: there is no data; give at least two samples")
     seen = Observation(trace(model, found, first.to(device)))
     # Each calibration batch will have a thread of its own: not more than MAX_BATCHES of them.
-    room = int(memory / max(1.0, 1.5 * seen.trace.largest))
-    room = max(2, min(room, MAX_BATCHES * first.size))
+    space = max(2, int(memory / max(1.0, 1.5 * seen.trace.largest)))
+    room = max(2, min(space, MAX_BATCHES * first.size))
+    if first.part:  # then the items' number says nothing of the batches'
+        batch_count = None
     if batch_count is not None:
         batch_count = -(-batch_count // first.items)
+    unit = first.weight / first.size
     chosen = _choose(first.size, room, batch_count, seed)
     generator = torch.Generator().manual_seed(seed)
     logits: list[Tensor] = []
@@ -191,16 +197,30 @@ def observe(
     expected = min(room, known)
     overhead = forward_seconds = 0.0
     current = -1  # number of the calibration batch that runs; -1: only its logits count
+    filled = 0.0  # of the room, in samples as large as the first
+    real = RealPositions(None)
 
     def handle(layer: Layer, x: Tensor) -> Tensor:
         nonlocal overhead
         y = layer.run(x)
+        counted = real.of(layer, x)
         if current < 0:
             return y
         _synchronize(device)
         started = time.perf_counter()
         again = layer.name in repeated
-        _keep(seen, layer, x, y, current, positions / expected, inputs_every, generator, again)
+        _keep(
+            seen,
+            layer,
+            x,
+            y,
+            counted,
+            current,
+            positions / expected,
+            inputs_every,
+            generator,
+            again,
+        )
         _synchronize(device)
         overhead += time.perf_counter() - started
         return y
@@ -210,15 +230,18 @@ def observe(
             if not batch.size:
                 continue
             seen.samples += batch.size
-            taken = number in chosen if chosen else seen.calibration_samples + batch.size <= room
-            if taken or not seen.calibration:
+            fits = filled + batch.weight / unit <= space and len(seen.calibration) < MAX_BATCHES
+            if (number in chosen if chosen else fits) or not seen.calibration:
                 current = len(seen.calibration)
                 seen.calibration.append(batch)
+                filled += batch.weight / unit
+            batch = batch.to(device)
+            real = RealPositions(batch.mask)
             started = time.perf_counter()
-            output = logits_of(batch.to(device).call(model))
+            output = logits_of(batch.call(model))
             _synchronize(device)
             forward_seconds += time.perf_counter() - started
-            current = -1
+            current, real = -1, RealPositions(None)
             if seen.trace.head is not None:
                 logits.append(output.float().cpu())
             step(batch.items)
@@ -242,6 +265,7 @@ def _keep(
     layer: Layer,
     x: Tensor,
     y: Tensor,
+    real: Tensor | None,
     batch: int,
     per_sample: float,
     inputs_every: int,
@@ -254,11 +278,16 @@ def _keep(
         return
     samples, positions = size = layer.positions(x)
     count = min(positions, math.ceil(per_sample * seen.calibration[batch].size / max(1, samples)))
+    if real is not None:
+        count = min(count, int(real.sum(1).max()))
     # Systematic sampling: evenly spaced from a random start, so never the same position twice.
     start = torch.rand(samples, 1, generator=generator, dtype=torch.float64)
-    position = ((torch.arange(count) + start) * (positions / count)).long().clamp(max=positions - 1)
-    sample = torch.arange(samples).repeat_interleave(count).to(x.device)
-    position = position.reshape(-1).to(x.device)
+    if real is None:
+        position = ((torch.arange(count) + start) * (positions / count)).long()
+        position = position.clamp(max=positions - 1).reshape(-1).to(x.device)
+        sample = torch.arange(samples).repeat_interleave(count).to(x.device)
+    else:
+        sample, position = drawn(real, count, start)
     Y = precise(layer.rows(y, sample, position))
     if not bool(Y.isfinite().all()):
         raise FinepruningError(

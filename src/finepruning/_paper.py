@@ -16,6 +16,7 @@ from ._core import TINY, top
 from ._find import Found, intercepted
 from ._layers import Layer
 from ._observe import precise
+from ._padding import RealPositions, drawn
 
 STEPS = 7
 """The target is reached in this many equal steps; activity is measured anew before each."""
@@ -66,6 +67,7 @@ def _mean_absolute_inputs(
 ) -> dict[str, Tensor]:
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
+    real = RealPositions(None)
     samples_in_all = sum(batch.size for batch in batches)
 
     def handle(layer: Layer, x: Tensor) -> Tensor:
@@ -73,13 +75,19 @@ def _mean_absolute_inputs(
         per_sample = max(1, round(positions / samples_in_all * batch.size / max(1, samples)))
         position = torch.arange(0, size, max(1, size // per_sample), device=x.device)
         sample = torch.arange(samples, device=x.device).repeat_interleave(len(position))
-        columns = precise(layer.columns(x, sample, position.repeat(samples))).abs()
+        position = position.repeat(samples)
+        counted = real.of(layer, x)
+        if counted is not None:
+            sample, position = drawn(counted, per_sample, torch.zeros(samples, 1))
+        columns = precise(layer.columns(x, sample, position)).abs()
         sums[layer.name] = sums.get(layer.name, 0) + columns.sum(1)
         counts[layer.name] = counts.get(layer.name, 0) + columns.shape[1]
         return layer.run(x)
 
     with torch.inference_mode(), intercepted(found, handle):
         for batch in batches:
-            batch.to(device).call(model)
+            batch = batch.to(device)
+            real = RealPositions(batch.mask)
+            batch.call(model)
             step(1)
     return {name: sums[name] / counts[name] for name in sums}

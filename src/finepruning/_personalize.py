@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +15,20 @@ from tqdm import tqdm
 
 from . import _artifact
 from ._account import Report, account
-from ._batches import count_items, read_batches
+from ._batches import Batch, count_items, read_batches
 from ._config import Config
 from ._errors import FinepruningError
 from ._find import Found, find_layers
 from ._layers import Layer
 from ._memory import PeakMemory
 from ._observe import Observation, as_array, observe, precise
+from ._padding import unpadded
 from ._paper import STEPS, prune_by_activity
 from ._plan import budget, global_threshold, relative_saliency, spread
 from ._prune import Pruned, prune
 from ._readout import Readout, read_out
 from ._scratch import Scratch
+from ._tokens import started, transcribed, writes_tokens
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _run(
         seen = observe(
             personal,
             found,
-            read_batches(batches),
+            _real(personal, batches, where),
             device=where,
             positions=config.positions if config.effort == "best" else config.positions // 8,
             inputs_every=8 if config.effort == "best" else 1,
@@ -177,6 +179,17 @@ def _run(
     )
     pruned, changed = _parameter_names(personal, model, found.layers)
     return Result(personal, report, base, pruned, changed)
+
+
+def _real(model: nn.Module, batches: Any, where: torch.device) -> Iterator[Batch]:
+    """The person's data as calls of the model: without padding, with all that the model needs."""
+
+    def call(batch: Batch) -> None:
+        with torch.inference_mode():
+            started(model, batch.to(where)).call(model)
+
+    for batch in unpadded(read_batches(batches), call):
+        yield from transcribed(model, batch.to(where) if writes_tokens(model) else batch)
 
 
 def _need_layers(found: Found, model: nn.Module) -> None:
@@ -257,7 +270,7 @@ def _parameter_names(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the pruned weights, and of all other parameters that differ from the given
     model's."""
-    weights = {layer.weight.untyped_storage().data_ptr() for layer in layers}
+    weights = {layer.stored.untyped_storage().data_ptr() for layer in layers}
     given = dict(model.named_parameters())
     pruned, changed = [], []
     for name, value in personal.named_parameters():

@@ -8,7 +8,11 @@ from torch import nn
 
 Attributes = dict[tuple[nn.Module, str], Any]
 
-_STRUCTURE = {"forward", "training", "_parameters", "_buffers", "_modules"}
+# "forward" and WavLM's attention are what interception replaces.
+_STRUCTURE = {
+    *("forward", "torch_multi_head_self_attention"),
+    *("training", "_parameters", "_buffers", "_modules"),
+}
 
 
 class Scratch:

@@ -1,0 +1,128 @@
+"""Transcripts: found in every form, compared with jiwer, read from real CTC and Whisper classes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import transformers as hf
+
+from finepruning._cli import main
+from finepruning._errors import FinepruningError
+from finepruning._transcripts import find_texts, plain, ratio_interval, score
+
+
+def clip(path: Path, seconds: float = 0.2) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(len(path.name)).normal(0, 0.1, round(seconds * 16000))
+    soundfile.write(path, noise, 16000)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("transcripts.csv", "file_name,text\na.wav,\"Hello, you\"\nsub/b.wav,Good bye\n"),
+        ("metadata.csv", "speaker,transcription,path\n7,\"Hello, you\",a.wav\n7,Good bye,b\n"),
+        ("transcripts.tsv", "a.wav\tHello you\nsub/b\tGood bye\n"),
+        ("transcripts.txt", "a Hello you\nb.wav Good bye\n"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("given", [False, True])
+def test_lists(tmp_path: Path, name: str, text: str, given: bool) -> None:
+    a, b, _ = clip(tmp_path / "a.wav"), clip(tmp_path / "sub/b.wav"), clip(tmp_path / "c.wav")
+    file = tmp_path / ("given." + name.partition(".")[2] if given else name)
+    file.write_text(text)
+    assert find_texts(tmp_path, file if given else None) == {a: "hello you", b: "good bye"}
+
+
+def test_beside_each_clip_and_librispeech(tmp_path: Path) -> None:
+    a, b = clip(tmp_path / "a.wav"), clip(tmp_path / "19" / "198" / "19-198-0001.flac")
+    (tmp_path / "a.txt").write_text("Turn it ON!\n")
+    (b.parent / "19-198.trans.txt").write_text("19-198-0000 OTHER\n19-198-0001 NORTHANGER ABBEY\n")
+    assert find_texts(tmp_path) == {a: "turn it on", b: "northanger abbey"}
+
+
+def test_no_transcripts_is_an_error(tmp_path: Path) -> None:
+    clip(tmp_path / "a.wav")
+    with pytest.raises(FinepruningError, match=r"no transcripts found.*--transcripts FILE"):
+        find_texts(tmp_path)
+    with pytest.raises(FinepruningError, match=r"none\.csv: cannot be read"):
+        find_texts(tmp_path, tmp_path / "none.csv")
+
+
+def test_plain() -> None:
+    assert plain(" «Don’t» -- STOP,\tnow! 'quoted' ") == "don't stop now quoted"
+    assert plain("تشغيل، الآن") == "تشغيل الآن"
+
+
+def test_score_counts() -> None:
+    found = score(["turn it off", "stop"], ["Turn off!", "stop please"])
+    assert (found.words, found.word_errors, found.clips) == (4, 2, 2)
+    assert found.wer == 0.5
+    assert (found.characters, found.character_errors) == (15, 10)
+    assert found.wer_interval is not None
+    assert found.wer_interval[0] <= 0.5 <= found.wer_interval[1]
+    assert score(["stop"], [""]).wer == 1
+    assert score(["stop"], ["x"]).wer_interval is None
+    assert json.dumps(found.to_dict())
+    with pytest.raises(FinepruningError, match="nothing to compare"):
+        score([], [])
+
+
+def test_ratio_interval_covers() -> None:
+    """Over 500 draws of 60 clips, the interval holds the true rate about 95 times of 100."""
+    random = np.random.default_rng(0)
+    hits = 0
+    for _ in range(500):
+        sizes = random.integers(1, 12, 60)
+        low, high = ratio_interval(random.binomial(sizes, 0.2).tolist(), sizes.tolist()) or (1, 0)
+        hits += low <= 0.2 <= high
+    assert 450 <= hits <= 490
+
+
+@pytest.fixture(scope="module")
+def wav2vec2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hub") / "wav2vec2"
+    letters = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz"]
+    vocab = folder.parent / "vocab.json"
+    vocab.write_text(json.dumps({c: i for i, c in enumerate(letters)}))
+    torch.manual_seed(0)
+    config = hf.Wav2Vec2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        conv_dim=(8, 8), conv_kernel=(10, 3), conv_stride=(160, 2), vocab_size=len(letters),
+        num_conv_pos_embeddings=4, num_conv_pos_embedding_groups=2, pad_token_id=0,
+    )  # fmt: skip
+    hf.Wav2Vec2ForCTC(config).save_pretrained(folder)
+    hf.Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    hf.Wav2Vec2CTCTokenizer(str(vocab)).save_pretrained(folder)
+    return folder
+
+
+def test_personalize_and_evaluate(
+    wav2vec2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notes = tmp_path / "notes"
+    for i in range(6):
+        clip(notes / f"{i}.wav", 0.4 + 0.1 * (i % 3)).with_suffix(".txt").write_text("hello you")
+    clip(notes / "unknown.wav")
+    data = ["--model", str(wav2vec2), "--data", str(notes), "--format", "json"]
+    out = str(tmp_path / "me")
+    assert main(["personalize", *data, "--out", out, "--sparsity", "0.5"]) == 0
+    report = json.loads(capsys.readouterr().out)["report"]
+    assert "a vocabulary is no list of classes" in report["readout"]["reason"]
+    assert main(["evaluate", *data, "--personal", out]) == 0
+    result = json.loads(capsys.readouterr().out)
+    for name in ("dense", "personal"):
+        assert (result[name]["clips"], result[name]["words"]) == (6, 12)
+        assert result[name]["characters"] == 6 * len("hello you")
+        assert result[name]["latency"] > 0
+    assert [(Path(s["path"]).name, s["reason"]) for s in result["skipped"]][-1] == (
+        "unknown.wav", "no transcript"
+    )  # fmt: skip
+    assert main(["evaluate", *data[:-2]]) == 0
+    assert "word error rate" in capsys.readouterr().out
