@@ -152,13 +152,12 @@ class RealPositions:
         if axis is None:
             return None
         left, right = layer.sides(axis)
-        unreal = (~self._known[x.shape[2 + axis]]).float()
-        before = unreal[:, :1].expand(-1, left)
-        unreal = torch.cat([before, unreal, unreal.new_ones(len(unreal), right)], 1)[:, None]
-        kernel = unreal.new_ones(1, 1, m.kernel_size[axis])
-        taps = F.conv1d(unreal, kernel, stride=m.stride[axis], dilation=m.dilation[axis])[:, 0]
-        # Alone, the sample would be followed by the convolution's own padding: as many steps.
-        real = taps <= right // m.dilation[axis]
+        # Alone, the sample would have the convolution's own padding around it: as many steps.
+        around = F.pad(self._known[x.shape[2 + axis]].float(), (left + right, left + right))
+        beyond = 1 - F.max_pool1d(around[:, None], left + right + 1, stride=1)
+        kernel = beyond.new_ones(1, 1, m.kernel_size[axis])
+        taps = F.conv1d(beyond, kernel, stride=m.stride[axis], dilation=m.dilation[axis])[:, 0]
+        real = taps < 0.5
         out = layer.out_shape(x)
         shape = [1] * len(out)
         shape[axis] = out[axis]
