@@ -94,6 +94,20 @@ def test_a_fixed_window_stays_and_says_what_is_real() -> None:
     assert full.mask is None
 
 
+def test_samples_are_cut_for_a_network_that_takes_no_mask() -> None:
+    def call(batch: Batch) -> None:
+        if "attention_mask" in batch.inputs:
+            raise FinepruningError("unexpected keyword attention_mask")
+
+    for first, second in ((LENGTHS, [8, 8]), ([8, 8], LENGTHS)):
+        unpad = Unpad(call)
+        parts = [p for n in (first, second) for p in unpad(Batch(padded(n), len(n)))]
+        assert all(p.inputs.keys() == {"x"} and p.mask is None for p in parts)  # type: ignore[union-attr]
+        shapes = [(2, 5), (1, 3), (2, 8), (1, 2)]
+        expected = [*shapes, (2, 8)] if first is LENGTHS else [(2, 8), *shapes]
+        assert [tuple(p.inputs["x"].shape) for p in parts] == expected  # type: ignore[union-attr,index]
+
+
 def test_a_mask_that_the_network_does_not_take_is_kept_from_it() -> None:
     unpad = Unpad(no_mask)
     for lengths in (LENGTHS, [8, 8]):

@@ -33,7 +33,8 @@ class Unpad:
     [torch.Size([1, 2]), torch.Size([1, 3])]
 
     ``call`` runs the network on a batch. What the network stands is tried with one padded sample,
-    once: cut; else as it was given; else without the mask, which then only says what counts.
+    once: cut; else as it was given. Where it takes no mask it is not given one, which then only
+    says what is real.
     """
 
     def __init__(self, call: Callable[[Batch], object]) -> None:
@@ -59,9 +60,13 @@ class Unpad:
             parts = _runs(batch, lengths.tolist())
             if parts and self._cut is None:
                 shortest = min(range(batch.size), key=lambda i: int(lengths[i]))
-                self._cut = self._works(_runs(batch.take(shortest), [int(lengths[shortest])])[0])
-            if parts and self._cut:
-                return parts
+                one = _runs(batch.take(shortest), [int(lengths[shortest])])[0]
+                masked = self._works(one)
+                self._cut = masked or self._works(_without_mask(one))
+                if self._cut:
+                    self._takes_mask[False] = masked
+            if parts and self._cut:  # no padding is left
+                return parts if self._takes_mask[False] else [_without_mask(p) for p in parts]
         if padded not in self._takes_mask:
             one = batch.take(int(lengths.argmin()))
             self._takes_mask[padded] = self._works(one) or not self._works(_without_mask(one))
