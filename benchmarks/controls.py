@@ -22,7 +22,7 @@ from finepruning._core import Moments, fitted_bias, gain, saliency, top
 from finepruning._find import Found, find_layers
 from finepruning._layers import Layer
 from finepruning._observe import Observation, as_array, observe, precise
-from finepruning._personalize import _leave_uncalled, _plan
+from finepruning._personalize import leave_uncalled, plan_layers
 from finepruning._plan import budget, global_threshold, spread
 from finepruning._prune import Fit, Pruned, prune, score_and_repair
 
@@ -237,7 +237,7 @@ class _Work:
         self.seen = seen
         self.model = copy.deepcopy(seen.model)
         self.found: Found = find_layers(self.model)
-        _leave_uncalled(self.found, seen.observation)
+        leave_uncalled(self.found, seen.observation)
         self.layers = self.found.layers
         self.total = sum(layer.size for layer in self.layers) + self.found.weights_skipped
         self.keep = budget(self.total, sparsity) - self.found.weights_skipped
@@ -255,7 +255,7 @@ class _Work:
         """``uniform``: :meth:`even`. ``measured``: finepruning's own plan."""
         if plan == "uniform":
             return self.even()
-        return _plan(self.layers, self.seen.observation, {}, self.keep, self.seen.config)
+        return plan_layers(self.layers, self.seen.observation, {}, self.keep, self.seen.config)
 
     def by_threshold(self, score: Score) -> dict[str, int]:
         """What one threshold over the whole network leaves of each layer."""

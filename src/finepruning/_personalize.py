@@ -128,7 +128,7 @@ def _run(
         )
     observed = time.perf_counter()
 
-    _leave_uncalled(found, seen)
+    leave_uncalled(found, seen)
     _need_layers(found, model)
     answer, refused = _read(seen, config)
     silent = _silent_rows(seen, answer)
@@ -150,7 +150,7 @@ def _run(
                 config.positions, bar.update,
             )  # fmt: skip
     else:
-        keep = _plan(found.layers, seen, silent, keep_total, config)
+        keep = plan_layers(found.layers, seen, silent, keep_total, config)
         with _bar(progress, "prune", len(keep)) as bar:
             pruning = prune(personal, found, seen, keep, silent, config, where, bar.update)
         done, solving = pruning.layers, pruning.seconds
@@ -217,7 +217,8 @@ def _device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def _leave_uncalled(found: Found, seen: Observation) -> None:
+def leave_uncalled(found: Found, seen: Observation) -> None:
+    """Leave out of ``found`` the layers that no calibration sample reached, and say so."""
     for layer in [
         la
         for la in found.layers
@@ -245,13 +246,14 @@ def _silent_rows(seen: Observation, answer: Readout | None) -> dict[str, Tensor]
     return {head.name: torch.from_numpy(answer.silent).to(head.weight.device)}
 
 
-def _plan(
+def plan_layers(
     layers: Iterable[Layer],
     seen: Observation,
     silent: dict[str, Tensor],
     keep: int,
     config: Config,
 ) -> dict[str, int]:
+    """How many weights each layer keeps, of ``keep`` in all; silent rows hold none of them."""
     scores = {}
     for layer in layers:
         dense = seen.inputs[layer.name]
