@@ -28,13 +28,14 @@ class Personalize:
     ours on top."""
 
     effort: str
+    name: str
+    norms: float = finepruning.Config.norms
 
     def __call__(self, case: Case, sparsity: float) -> Answers:
         x = case.unlabelled
+        config = finepruning.Config(sparsity=sparsity, effort=self.effort, norms=self.norms)
         with measured() as cost:
-            result = finepruning.personalize(
-                case.model, x, sparsity=sparsity, effort=self.effort, progress=False
-            )
+            result = finepruning.personalize(case.model, x, config=config, progress=False)
         report, parts = result.report, result.report.seconds
         with tempfile.TemporaryDirectory() as folder:
             result.save(Path(folder, "me"))
@@ -49,10 +50,9 @@ class Personalize:
             peak_mb=(report.peak_memory or 0) / 1e6,
             artifact_bytes=size,
         )
-        name = f"finepruning {self.effort}"
         if self.effort == "paper":
-            return case.with_read_out(name, answer, dense_pass=True)
-        return {name: answer}
+            return case.with_read_out(self.name, answer, dense_pass=True)
+        return {self.name: answer}
 
 
 @dataclass(frozen=True)
@@ -156,12 +156,19 @@ def _control(
     return Method(Control(name, prune, options), (name, name + READ_OUT), unfolded=unfolded)
 
 
+def _personalize(effort: str, name: str, norms: float = finepruning.Config.norms) -> Method:
+    rows = (name, name + READ_OUT) if effort == "paper" else (name,)
+    return Method(Personalize(effort, name, norms), rows, unfolded=norms == 0)
+
+
 _magnitude, _wanda, _obs = controls.magnitude, controls.wanda, controls.obs
 
 METHODS: dict[str, Method] = {
     "dense": Method(dense, ("dense", "dense" + READ_OUT), False),
-    **{e: Method(Personalize(e), (f"finepruning {e}",)) for e in ("best", "fast")},
-    "paper": Method(Personalize("paper"), ("finepruning paper", "finepruning paper" + READ_OUT)),
+    "best": _personalize("best", "finepruning best"),
+    "fast": _personalize("fast", "finepruning fast"),
+    "best-norms-kept": _personalize("best", "finepruning best, batch norms kept", 0.0),
+    "paper": _personalize("paper", "finepruning paper"),
     "magnitude": _control("magnitude, global", _magnitude),
     "magnitude-bn": _control("magnitude, global + BN re-estimated", _magnitude, mend="bn"),
     "magnitude-bn-relative": _control(

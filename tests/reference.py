@@ -7,6 +7,7 @@ All samples go through the network at once, every position is used. Modules that
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from finepruning import Config, _core, _paper, _prune, _readout
+from finepruning import Config, _core, _norms, _paper, _prune, _readout
 
 Array = NDArray[Any]
 Visit = Callable[[str, Array], None]
@@ -81,6 +82,10 @@ class Network:
 
     def __init__(self, model: nn.Module, left_alone: tuple[str, ...] = ()) -> None:
         self.model = model
+        self.follow = 0.0
+        """Share of the inputs' statistics that each batch norm takes over as it is called."""
+        self.moved: dict[str, float] = {}
+        """How far the means have moved, in variances, at each batch norm that was called."""
         self.weights: dict[str, Weight] = {}
         self.skipped = 0
         self.owners: dict[int, str] = {}
@@ -145,9 +150,19 @@ class Network:
             return Y.reshape(len(args[0]), -1, *out)
         if owner is not None:
             return self._linear(owner, args[0])
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None:
+            self._watch_norm(name, m, args[0])
         with torch.no_grad():
             result = m(*(torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args))
         return result.numpy()
+
+    def _watch_norm(self, name: str, m: Any, x: Array) -> None:
+        channels = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
+        mean, variance = channels.mean(1), channels.var(1)
+        old_mean, old_variance = array(m.running_mean), array(m.running_var)
+        self.moved[name] = float(np.mean((mean - old_mean) ** 2 / (old_variance + m.eps)))
+        for held, now in ((m.running_mean, mean), (m.running_var, variance)):
+            held.copy_((1 - self.follow) * held + self.follow * torch.from_numpy(now))
 
     def _product(self, name: str, X: Array) -> Array:
         self.visit(name, X)
@@ -231,7 +246,17 @@ def personalize(
     ``schedules`` says, for each layer in forward order, in how many stages and steps
     ``best`` fits it (attributes ``stages``, ``first``, ``each``, ``last``).
     """
-    net = Network(model, left_alone)
+    net = Network(copy.deepcopy(model), left_alone)
+    if config.effort != "paper" and config.norms:
+        logits, names = net.forward(x), [n for n, _ in model.named_modules() if n in net.moved]
+        trust = read_out(logits)[2] if logits.ndim == 2 else 1.0
+        folded = all(not net.model.get_submodule(n).running_mean.any() for n in names)
+        middle = names[len(names) // 3 : len(names) - len(names) // 3]
+        moved = np.mean([net.moved[n] for n in middle]) if middle else 0.0
+        if not folded and (trust <= _norms.SKEWED or moved > _norms.MOVED):
+            net.follow = config.norms
+            net.forward(x)
+            net.follow = 0.0
     calls: dict[str, list[tuple[Array, Array]]] = defaultdict(list)
     logits = net.forward(x, lambda name, X: calls[name].append((X, net.weights[name](X))))
     for name in [n for n in net.weights if n not in calls]:
@@ -247,7 +272,8 @@ def personalize(
 
     outcome = Outcome(net)
     if config.readout and head is not None:
-        outcome.shift, outcome.silent = read_out(logits.astype(np.float32).astype(np.float64))
+        logits = logits.astype(np.float32).astype(np.float64)
+        outcome.shift, outcome.silent, _ = read_out(logits)
     keeps = plan(net, dense, keep, config.planned, {head: outcome.silent})
     done: set[str] = set()
 
@@ -369,7 +395,8 @@ def compensate(
     if keep >= size:
         V = refit(V, mask, schedule.last)
     else:
-        V = refit(V, mask, schedule.first)
+        if schedule.first:
+            V = refit(V, mask, schedule.first)
         for stage in range(1, schedule.stages + 1):
             last = stage == schedule.stages
             count = keep if last else round(size * (keep / size) ** (stage / schedule.stages))
@@ -436,8 +463,8 @@ def by_activity(net: Network, x: Any, keep: int) -> None:
             start += w.W.size
 
 
-def read_out(logits: Array) -> tuple[Array, Array]:
-    """Shift of the output bias, and the outputs that are silent."""
+def read_out(logits: Array) -> tuple[Array, Array, float]:
+    """Shift of the output bias, the outputs that are silent, and the trust in it."""
     n, K = logits.shape
 
     def softmax(a: Array) -> Array:
@@ -530,4 +557,4 @@ def read_out(logits: Array) -> tuple[Array, Array]:
     if trust <= _readout.SILENT_TRUST or unseen >= _readout.SILENT_UNSEEN:
         silent[:] = False
     shift = trust * T * _readout.SHIFT_HEAT * np.log(K * weight / weight.sum())
-    return shift, silent
+    return shift, silent, trust

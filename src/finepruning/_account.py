@@ -47,6 +47,7 @@ class Report:
     layers: tuple[LayerReport, ...]
     left_alone: dict[str, str]
     readout: dict[str, Any]
+    norms: dict[str, Any]
     seconds: dict[str, float]
     peak_memory: int | None
     macs: dict[str, int]
@@ -76,6 +77,7 @@ def account(
     done: dict[str, Pruned],
     answer: Readout | None,
     refused: str,
+    norms_kept: str,
     config: Config,
     seconds: dict[str, float],
     total: int,
@@ -96,8 +98,9 @@ def account(
     positions = seen.trace.positions
     dense = seen.trace.macs(found.layers)
     personal = sum((la.weights - la.zeros) * positions[la.name] for la in layers)
-    passes_to_prune = STEPS if config.effort == "paper" else 1
-    passes = 1 + passes_to_prune * seen.calibration_samples / seen.samples
+    passes_again = STEPS if config.effort == "paper" else 1
+    passes_again += 0 if norms_kept else 2  # to normalise anew, and to observe what comes of it
+    passes = 1 + passes_again * seen.calibration_samples / seen.samples
     solves = sum(d.macs for d in done.values())
     readout: dict[str, Any] = {"applied": answer is not None, "reason": refused}
     if answer is not None:
@@ -118,6 +121,7 @@ def account(
         layers=layers,
         left_alone=dict(found.skipped),
         readout=readout,
+        norms={"applied": not norms_kept, "reason": norms_kept},
         seconds=seconds,
         peak_memory=peak_memory,
         macs={"dense": dense, "personal": personal},
@@ -128,6 +132,7 @@ def account(
 def format_report(report: Mapping[str, Any]) -> str:
     """The text of a report given as :meth:`Report.to_dict` returned it."""
     seconds, macs, readout = report["seconds"], report["macs"], report["readout"]
+    norms = report["norms"]
     memory = report["peak_memory"]
     lines = [
         f"{'sparsity':<12}{report['sparsity']:.2%} of {report['weights']:,}"
@@ -136,6 +141,8 @@ def format_report(report: Mapping[str, Any]) -> str:
         f" ({report['calibration_samples']} to fit the layers)",
         f"{'effort':<12}{report['config']['effort']}, seed {report['config']['seed']}",
         f"{'read-out':<12}{_readout_line(readout)}",
+        f"{'batch norms':<12}"
+        + ("left as they were: " + norms["reason"] if norms["reason"] else "follow this person"),
         f"{'time':<12}{seconds['total']:.1f} s = {report['dense_passes']:.1f} dense forward passes"
         f" (observe {seconds['observe']:.1f}, prune {seconds['prune']:.1f},"
         f" of it solving {seconds['solve']:.1f})",

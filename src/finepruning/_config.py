@@ -35,6 +35,8 @@ class Config:
     """How strongly refitted weights hold on to the generic ones."""
     planned: float = 0.3
     """0: every layer the same sparsity; 1: all by measured energy; between: a geometric mean."""
+    norms: float = 0.25
+    """Share of the person's statistics in the batch norms', where another device shows; 0: off."""
     memory: float = 1.5e9
     """Bytes of activations that may wait at once. More samples than fit are only read out."""
 
@@ -49,7 +51,9 @@ class Config:
             value = getattr(self, name)
             if not (isinstance(value, int | float) and value > 0 and math.isfinite(value)):
                 raise FinepruningError(f"{name}={value!r}: must be a finite number above 0")
-        if not (isinstance(self.planned, int | float) and 0 <= self.planned <= 1):
-            raise FinepruningError(f"planned={self.planned!r}: must be between 0 and 1")
+        for name in ("planned", "norms"):
+            value = getattr(self, name)
+            if not (isinstance(value, int | float) and 0 <= value <= 1):
+                raise FinepruningError(f"{name}={value!r}: must be between 0 and 1")
         if not (isinstance(self.seed, int) and 0 <= self.seed < 2**63):
             raise FinepruningError(f"seed={self.seed!r}: must be a whole number from 0 to 2^63 - 1")

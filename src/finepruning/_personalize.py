@@ -21,6 +21,7 @@ from ._errors import FinepruningError
 from ._find import Found, find_layers
 from ._layers import Layer
 from ._memory import PeakMemory
+from ._norms import Norm, find_norms, normalise_anew, refused, watched
 from ._observe import Observation, as_array, observe, precise
 from ._padding import unpadded
 from ._paper import STEPS, prune_by_activity
@@ -112,20 +113,32 @@ def _run(
     _need_layers(found, model)
     scratch = Scratch(personal)
 
-    count = count_items(batches)
-    with _bar(progress, "observe", count) as bar:
-        seen = observe(
-            personal,
-            found,
-            _real(personal, batches, where),
-            device=where,
-            positions=config.positions if config.effort == "best" else config.positions // 8,
-            inputs_every=8 if config.effort == "best" else 1,
-            memory=config.memory,
-            seed=config.seed,
-            batch_count=count,
-            step=bar.update,
-        )
+    def look(samples: Iterable[Batch], count: int | None) -> Observation:
+        with _bar(progress, "observe", count) as bar:
+            return observe(
+                personal,
+                found,
+                samples,
+                device=where,
+                positions=config.positions if config.effort == "best" else config.positions // 8,
+                inputs_every=8 if config.effort == "best" else 1,
+                memory=config.memory,
+                seed=config.seed,
+                batch_count=count,
+                step=bar.update,
+            )
+
+    norms = find_norms(personal) if config.norms and config.effort != "paper" else []
+    with watched(norms):
+        seen = look(_real(personal, batches, where), count_items(batches))
+    kept = _norms_kept(norms, seen, config)
+    if not kept:
+        dense = seen
+        del seen  # before as much is held again
+        normalise_anew(personal, norms, dense.calibration, config.norms)
+        dense.outputs.clear()
+        seen = look(dense.calibration, None)
+        seen.samples, seen.forward_seconds = dense.samples, dense.forward_seconds
     observed = time.perf_counter()
 
     leave_uncalled(found, seen)
@@ -175,7 +188,7 @@ def _run(
         "total": time.perf_counter() - started,
     }
     report = account(
-        found, seen, done, answer, refused, config, seconds, total, memory.above_start()
+        found, seen, done, answer, refused, kept, config, seconds, total, memory.above_start()
     )
     pruned, changed = _parameter_names(personal, model, found.layers)
     return Result(personal, report, base, pruned, changed)
@@ -237,6 +250,16 @@ def _read(seen: Observation, config: Config) -> tuple[Readout | None, str]:
     if seen.trace.head is None or seen.logits is None:
         return None, seen.trace.readout_refused
     return read_out(as_array(seen.logits.double())), ""
+
+
+def _norms_kept(norms: list[Norm], seen: Observation, config: Config) -> str:
+    """Why the batch norms stay as they are; empty: they are to follow the person."""
+    if not norms:
+        chosen = not config.norms or config.effort == "paper"
+        return "not asked for" if chosen else "there are none with statistics"
+    # Where there are no classes to be missed, only what has moved can tell.
+    trust = 1.0 if seen.logits is None else read_out(as_array(seen.logits.double())).trust
+    return refused(norms, trust, any(batch.mask is not None for batch in seen.calibration))
 
 
 def _silent_rows(seen: Observation, answer: Readout | None) -> dict[str, Tensor]:
