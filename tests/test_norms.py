@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import finepruning
 from finepruning import Config, personalize
 from finepruning._batches import Batch
-from finepruning._norms import Norm, find_norms, normalise_anew, refused, watched
+from finepruning._norms import Norm, find_norms, normalise_anew, watched, why_kept
 
 
 class Net(nn.Module):
@@ -91,19 +91,19 @@ def test_only_parameters_change(net: nn.Module) -> None:
 
 
 def test_follows_where_nothing_shows_that_classes_are_missing(net: nn.Module) -> None:
-    assert refused(watch(net, torch.randn(64, 3, 8, 8)), trust=0.0, padded=False) == ""
+    assert why_kept(watch(net, torch.randn(64, 3, 8, 8)), trust=0.0, padded=False) == ""
 
 
 def test_few_classes_on_the_same_device_stay_as_they_are(net: nn.Module) -> None:
-    assert "few classes" in refused(watch(net, torch.randn(64, 3, 8, 8)), 1.0, padded=False)
+    assert "few classes" in why_kept(watch(net, torch.randn(64, 3, 8, 8)), 1.0, padded=False)
 
 
 def test_few_classes_on_another_device_follow(net: nn.Module) -> None:
-    assert refused(watch(net, shifted()), 1.0, padded=False) == ""
+    assert why_kept(watch(net, shifted()), 1.0, padded=False) == ""
 
 
 def test_padding_never_counts(net: nn.Module) -> None:
-    assert "padding" in refused(watch(net, shifted()), 0.0, padded=True)
+    assert "padding" in why_kept(watch(net, shifted()), 0.0, padded=True)
 
 
 def test_folded_or_untrained_statistics_are_no_norms() -> None:
@@ -113,7 +113,7 @@ def test_folded_or_untrained_statistics_are_no_norms() -> None:
 
 
 def test_norms_never_called_are_passed_over(net: nn.Module) -> None:
-    assert refused(find_norms(net), 0.0, padded=False) == "there are none with statistics"
+    assert why_kept(find_norms(net), 0.0, padded=False) == "there are none with statistics"
 
 
 def test_another_device_is_met(net: nn.Module) -> None:

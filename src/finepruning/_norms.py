@@ -99,7 +99,7 @@ def watched(norms: Sequence[Norm]) -> Iterator[None]:
             handle.remove()
 
 
-def refused(norms: Sequence[Norm], trust: float, padded: bool) -> str:
+def why_kept(norms: Sequence[Norm], trust: float, padded: bool) -> str:
     """Why not to normalise anew, from what was watched of the dense network; empty: do.
 
     ``trust`` is the read-out's: at 0 no class seems to be missing.

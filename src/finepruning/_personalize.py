@@ -21,7 +21,7 @@ from ._errors import FinepruningError
 from ._find import Found, find_layers
 from ._layers import Layer
 from ._memory import PeakMemory
-from ._norms import Norm, find_norms, normalise_anew, refused, watched
+from ._norms import Norm, find_norms, normalise_anew, watched, why_kept
 from ._observe import Observation, as_array, observe, precise
 from ._padding import unpadded
 from ._paper import STEPS, prune_by_activity
@@ -259,7 +259,7 @@ def _norms_kept(norms: list[Norm], seen: Observation, config: Config) -> str:
         return "not asked for" if chosen else "there are none with statistics"
     # Where there are no classes to be missed, only what has moved can tell.
     trust = 1.0 if seen.logits is None else read_out(as_array(seen.logits.double())).trust
-    return refused(norms, trust, any(batch.mask is not None for batch in seen.calibration))
+    return why_kept(norms, trust, any(batch.mask is not None for batch in seen.calibration))
 
 
 def _silent_rows(seen: Observation, answer: Readout | None) -> dict[str, Tensor]:
