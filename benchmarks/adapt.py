@@ -186,7 +186,8 @@ def tent(
     *,
     batch_statistics: bool = False,
 ) -> nn.Module:
-    """A copy whose BatchNorm scales and shifts minimise the entropy of its own predictions.
+    """A copy whose BatchNorm (and LayerNorm) scales and shifts minimise the entropy of its own
+    predictions.
 
     ``steps`` of Adam, one batch each, in turns. With ``batch_statistics`` (as published; never for
     a checkpoint whose statistics are folded, which they would destroy) each batch is normalised by
@@ -200,6 +201,7 @@ def tent(
     for m in norms:
         m.train(batch_statistics)
         m.momentum = 0.0  # the running statistics stay what they are
+    norms += [m for m in model.modules() if isinstance(m, nn.LayerNorm) and m.elementwise_affine]
     free = [p.requires_grad_(True) for m in norms for p in m.parameters()]
     scale = float(torch.cat([m.weight.detach().abs() for m in norms]).median())
     optimiser = torch.optim.Adam(free, lr * scale)
