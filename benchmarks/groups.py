@@ -215,6 +215,8 @@ def whole(rows: Iterable[Row]) -> list[Row]:
 
 
 def _joined(person: str, folds: list[Row]) -> Row:
+    if len(folds) == 1:
+        return replace(folds[0], user=person)
     found = {name: [getattr(row, name) for row in folds] for name in vars(folds[0])}
     sums = {name: sum(found[name]) for name in ("correct", "told", "total")}
     means = {name: float(np.mean(v)) for name, v in found.items() if type(v[0]) is float}

@@ -175,7 +175,7 @@ class Speller(nn.Module):
     :class:`Reader` reads them.
     """
 
-    def __init__(self, width: int = 192, blocks: int = 9) -> None:
+    def __init__(self, width: int = 256, blocks: int = 5) -> None:
         super().__init__()
         self.mel = LogMel(hop=0.01, window=0.03)
         self.stem = Stem(32, width, 40, 1)

@@ -26,7 +26,7 @@ from speech_networks import FLOOR, NETWORKS, LogMel, Reader, build, spell
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-EPOCHS = {"dscnn": 30, "dscnn-small": 60, "transformer": 40, "speller": 40}
+EPOCHS = {"dscnn": 30, "dscnn-small": 60, "transformer": 40, "speller": 30}
 BATCH, RATE, DECAY, SMOOTHING = 64, 3e-3, 0.05, 0.1
 SEED = 0
 
@@ -125,7 +125,7 @@ def train(name: str, data: Recordings, epochs: int, steps: int | None = None) ->
     """A network after ``epochs`` over ``data``; ``steps``: stop after so many."""
     torch.manual_seed(SEED)
     model = build(name).train()
-    model = model.to(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     loss: Callable[..., Tensor] = spelling_loss if name == "speller" else word_loss
     change, power = Change(model.mel), powers(model.mel, data.waves)
     # What BatchNorm and LayerNorm scale by, and biases, need not be small.
