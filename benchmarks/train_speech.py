@@ -26,7 +26,7 @@ from speech_networks import FLOOR, NETWORKS, LogMel, Reader, build, spell
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-EPOCHS = {"dscnn": 30, "dscnn-small": 60, "transformer": 40, "speller": 30}
+EPOCHS = {"dscnn": 30, "dscnn-small": 60, "transformer": 40, "speller": 40}
 BATCH, RATE, DECAY, SMOOTHING = 64, 3e-3, 0.05, 0.1
 SEED = 0
 
