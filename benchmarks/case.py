@@ -110,6 +110,11 @@ class Case:
     observing: Cost = field(default_factory=Cost)
     """What it cost to observe the dense network for the controls, which share it."""
 
+    @property
+    def speech(self) -> bool:
+        """Whether the samples are waveforms: some controls have other constants there."""
+        return self.unlabelled.ndim == 2
+
     @cached_property
     def unlabelled(self) -> Tensor:
         return self.user.unlabelled

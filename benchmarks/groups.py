@@ -8,16 +8,21 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from cost import CostRow
 from measure import Row, interval, paired, read_rows, wilson
 from methods import METHODS
 from networks import FOLDED
-from users import DRAW
+from users import DRAW, FOLD
+from wer import WerRow
 
 OURS, DENSE = "finepruning best", "dense"
 HEADLINE = 0.7
 """The sparsity that the headline numbers are at."""
+SMALL = {"dscnn-small": 0.5}
+"""Networks of less than 50,000 weights, and their headline."""
 
 PRUNES = {row: method.prunes for method in METHODS.values() for row in method.rows}
 """Every method that there can be a row of, in the order of the tables: does it prune?"""
@@ -103,8 +108,13 @@ class Group:
     def settings(self) -> list[tuple[int, float]]:
         """``(n, sparsity)`` of every table; the one that matters most comes first."""
         pruned = {(n, wanted) for n, method, wanted in self.rows if PRUNES.get(method, True)}
-        plain = {(n, HEADLINE) for n, method, _ in self.rows}
-        return sorted(pruned | plain, key=lambda s: (s != (self.main, HEADLINE), -s[0], s[1]))
+        plain = {(n, self.headline) for n, method, _ in self.rows}
+        return sorted(pruned | plain, key=lambda s: (s != (self.main, self.headline), -s[0], s[1]))
+
+    @property
+    def headline(self) -> float:
+        """The sparsity that the headline numbers of this network are at."""
+        return SMALL.get(self.network, HEADLINE)
 
     @property
     def main(self) -> int:
@@ -182,10 +192,10 @@ def read_groups(found: Iterable[Source]) -> list[Group]:
     """The groups of all files of accuracies; files with other columns are named and passed over."""
     groups: dict[tuple[str, str, str], Group] = {}
     for source in found:
-        if source.data == "cost":
+        if source.data in ("cost", "wer"):
             continue
         try:
-            rows = read_rows(source.path, Row)
+            rows = whole(read_rows(source.path, Row))
         except ValueError as error:
             print(error, file=sys.stderr)
             continue
@@ -195,8 +205,33 @@ def read_groups(found: Iterable[Source]) -> list[Group]:
     return [*groups.values()]
 
 
+def whole(rows: Iterable[Row]) -> list[Row]:
+    """The folds of a person as one row, as if all tests had been one set; the costs are means."""
+    people: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        person = row.user.partition(FOLD)[0]
+        people.setdefault((row.kind, person, row.n, row.method, row.wanted), []).append(row)
+    return [_joined(person, folds) for (_, person, *_), folds in people.items()]
+
+
+def _joined(person: str, folds: list[Row]) -> Row:
+    if len(folds) == 1:
+        return replace(folds[0], user=person)
+    found = {name: [getattr(row, name) for row in folds] for name in vars(folds[0])}
+    sums = {name: sum(found[name]) for name in ("correct", "told", "total")}
+    means = {name: float(np.mean(v)) for name, v in found.items() if type(v[0]) is float}
+    return replace(folds[0], user=person, **sums, **means)
+
+
 def read_cost(found: Iterable[Source]) -> list[CostRow]:
     """The rows that ``cost.py`` wrote."""
     return [
         row for source in found if source.data == "cost" for row in read_rows(source.path, CostRow)
+    ]
+
+
+def read_wer(found: Iterable[Source]) -> list[WerRow]:
+    """The rows that ``wer.py`` wrote."""
+    return [
+        row for source in found if source.data == "wer" for row in read_rows(source.path, WerRow)
     ]

@@ -88,10 +88,11 @@ def dense(case: Case, sparsity: float) -> Answers:
 def lame(case: Case, sparsity: float) -> Answers:
     """The test outputs made to agree among neighbours, before and behind our read-out."""
     features = case.dense(case.user.pool, case.user.tested)[1]
+    neighbours = adapt.LAME_SPEECH if case.speech else None
     found = {}
     for name, outputs in (("", case.outputs), (READ_OUT, case.outputs + case.shift())):
         with measured() as cost:
-            answer = adapt.lame(outputs, features)
+            answer = adapt.lame(outputs, features, neighbours)
         seconds, passes, peak = cost.seconds, 0.0, cost.peak_mb
         if name:  # the read-out's
             seconds, passes = seconds + case.dense_seconds, 1.0
@@ -108,9 +109,11 @@ class Tent:
     batch_statistics: bool
 
     def __call__(self, case: Case, sparsity: float) -> Answers:
-        batches, steps = case.batches, adapt.TENT_STEPS
+        batches, steps = case.batches, adapt.TENT_SPEECH if case.speech else adapt.TENT_STEPS
         with measured() as cost:
-            model = adapt.tent(case.model, batches, batch_statistics=self.batch_statistics)
+            model = adapt.tent(
+                case.model, batches, steps=steps, batch_statistics=self.batch_statistics
+            )
         shown = sum(len(batch) for batch in islice(cycle(batches), steps))
         passes = adapt.TENT_PASSES * shown / case.user.n + self.batch_statistics
         outputs = logits(model, case.user.test)
@@ -124,7 +127,8 @@ TUNED = {n: f"fine-tuned with labels, {n} epoch{'s' * (n > 1)}" for n in (1, 5, 
 def fine_tune(case: Case, sparsity: float) -> Answers:
     """The upper bound: told the labels that nobody else sees, with backpropagation."""
     found, seconds, peak = {}, 0.0, 0.0
-    tuning = adapt.fine_tune(case.model, case.unlabelled, case.user.truth, tuple(TUNED))
+    lr = adapt.TUNE_SPEECH if case.speech else adapt.TUNE_LR
+    tuning = adapt.fine_tune(case.model, case.unlabelled, case.user.truth, tuple(TUNED), lr)
     for epochs, name in TUNED.items():
         with measured() as cost:
             _, model = next(tuning)

@@ -1,4 +1,4 @@
-"""The networks that are measured, with weights from the data folder.
+"""The networks that are measured, with weights from the data folder or trained on data there.
 
 Data and weights are third parties' and never part of this project: they are found through the
 environment variable FINEPRUNING_DATA (default ../shared/data). Where they are absent a benchmark
@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+import speech_networks
 import torch
 from adapt import folded
 from safetensors.torch import load_file
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finepruning._resnet import resnet
+
+CHECKPOINTS = Path(__file__).parent.parent / "build" / "speech"
+"""Where ``train_speech.py`` puts the networks that it trains."""
 
 
 def need(folder: str) -> Path:
@@ -71,12 +75,28 @@ class CifarResNet(nn.Module):
         return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
 
+def trained(name: str) -> nn.Module:
+    """A speech network that ``train_speech.py`` has trained, or a clean end that says how to."""
+    path = CHECKPOINTS / f"{name}.safetensors"
+    if not path.is_file():
+        kind = name.removesuffix("-dev").removesuffix("-smoke")
+        options = " --dev" * name.endswith("-dev") + " --smoke" * name.endswith("-smoke")
+        print(f"skipped: no {path.name}; run python benchmarks/train_speech.py {kind}{options}")
+        sys.exit(0)
+    model = speech_networks.build(name.removesuffix("-dev").removesuffix("-smoke"))
+    model.load_state_dict(load_file(path))
+    return model.eval()
+
+
 FOLDED = ("resnet50",)
 """Networks whose BatchNorm statistics are folded into weight and bias (mean 0, variance 1)."""
 
 
 def load_network(name: str) -> nn.Module:
-    """``resnet50`` (ImageNet), or ``resnet20`` and ``resnet56`` (CIFAR-10), in float32."""
+    """``resnet50`` (ImageNet), ``resnet20`` and ``resnet56`` (CIFAR-10), in float32, or one that
+    :func:`trained` knows."""
+    if not name.startswith("resnet"):
+        return trained(name)
     if name == "resnet50":
         model: nn.Module = resnet(name).eval()
         state = load_file(need("imagenet") / "resnet50.safetensors")

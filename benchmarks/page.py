@@ -18,7 +18,6 @@ import numpy as np
 from cost import CostRow
 from groups import (
     CONTROLS,
-    HEADLINE,
     MANY,
     OURS,
     PRUNES,
@@ -28,13 +27,15 @@ from groups import (
     points,
     read_cost,
     read_groups,
+    read_wer,
     sources,
     summary,
 )
 from measure import RESULTS, Row
 from plots import draw
 from targets import harmed, targets
-from users import NETWORKS
+from users import FOLD, NETWORKS
+from wer import METHODS, WerRow, character_rate, word_rate
 
 NONE = "Not measured yet.\n"
 
@@ -51,6 +52,7 @@ def page(found: Sequence[Source], out: Path) -> str:
         "losses": losses(groups),
         "harm": harm(groups),
         "cost": cost_table(costs),
+        "wer": wer_table(read_wer(found)),
     }
     for data, networks in NETWORKS.items():
         sections = []
@@ -125,7 +127,7 @@ def network_section(kinds: Sequence[Group], folder: Path) -> str:
     for group in kinds:
         for n, sparsity in group.settings:
             title = f"{group.kind}, {n} samples, {sparsity:.0%} sparse"
-            text, main = method_table(group, n, sparsity), (n, sparsity) == (group.main, HEADLINE)
+            text, main = method_table(group, n, sparsity), (n, sparsity) == group.settings[0]
             missing = [m for m in group.applicable if not group.at(n, sparsity, m)]
             never = [m for m in PRUNES if m not in group.applicable]
             if main and missing:
@@ -139,12 +141,12 @@ def network_section(kinds: Sequence[Group], folder: Path) -> str:
 
 def overview(kinds: Sequence[Group]) -> str:
     """A line for each kind of users, with the accuracy of each method there."""
-    methods = [m for m in PRUNES if any(g.at(g.main, HEADLINE, m) for g in kinds)]
+    methods = [m for m in PRUNES if any(g.at(g.main, g.headline, m) for g in kinds)]
     lines = []
     for group in kinds:
-        found = (group.at(group.main, HEADLINE, method) for method in methods)
+        found = (group.at(group.main, group.headline, method) for method in methods)
         lines.append((group.kind, *(summary(r.values()).text if r else "-" for r in found)))
-    return table((f"{HEADLINE:.0%} sparse", *methods), lines)
+    return table((f"{kinds[0].headline:.0%} sparse", *methods), lines)
 
 
 def method_table(group: Group, n: int, sparsity: float) -> str:
@@ -194,6 +196,28 @@ def cost_table(costs: list[CostRow]) -> str:
     ]
     head = ("photos", "round", "effort", "seconds", "dense seconds", "ratio", "of it solves")
     return table((*head, "passes", "MB", "dense MB"), lines) if lines else NONE
+
+
+def wer_table(rows: list[WerRow]) -> str:
+    """A line for each method and sparsity: the errors of all speakers' words together, by speaker
+    below."""
+    if not rows:
+        return NONE
+    people = sorted({row.user.partition(FOLD)[0] for row in rows})
+    settings = sorted({(row.wanted, list(METHODS).index(row.method)) for row in rows})
+    together, apart = [], []
+    for wanted, number in settings:
+        method = list(METHODS)[number]
+        found = [row for row in rows if (row.method, row.wanted) == (method, wanted)]
+        by = [[row for row in found if row.user.partition(FOLD)[0] == who] for who in people]
+        where = (f"**{method}**" if method == OURS else method, f"{wanted:.0%}")
+        passes = float(np.mean([row.forward_passes for row in found]))
+        rates = (f"{100 * rate(found):.1f}" for rate in (word_rate, character_rate))
+        together.append((*where, sum(map(bool, by)), *rates, f"{passes:.1f}"))
+        apart.append((*where, *(f"{100 * word_rate(one):.1f}" if one else "-" for one in by)))
+    head = ("method", "sparsity", "speakers", "wrong words (%)", "wrong characters (%)", "passes")
+    each = table(("method", "sparsity", *people), apart)
+    return table(head, together) + "\n" + folded("Wrong words (%) of each speaker", each)
 
 
 def name(group: Group) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from groups import DENSE, HEADLINE, MANY, OURS, Group, Summary, summary
+from groups import DENSE, MANY, OURS, Group, Summary, summary
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,7 +28,6 @@ OTHERS = {"dense + read-out": ("#000000", "P"), "dense + LAME + read-out": ("#8C
 TENT = ("#999999", "<")
 TUNE = ("#E69F00", "v")
 """Colours and marks of the methods that are drawn."""
-SPARSE = f"{100 * HEADLINE:.0f} % sparse"
 LOWEST = 0.3
 """Nothing is drawn that is further than this below the dense network."""
 
@@ -84,7 +83,7 @@ def against_sparsity(group: Group) -> Figure | None:
         ("dense + read-out", False, "dashed"),
         (DENSE, False, "dotted"),
     ):
-        if rows := group.at(n, HEADLINE, name):
+        if rows := group.at(n, group.headline, name):
             level = 100 * summary(rows.values(), told).mean
             label = name + ", told the classes" * told
             ax.axhline(level, color="black", linestyle=dashes, linewidth=1.2, label=label)
@@ -96,15 +95,15 @@ def against_sparsity(group: Group) -> Figure | None:
 
 def against_samples(group: Group) -> Figure | None:
     """One line for each method, at the sparsity of the headline."""
-    sizes = sorted({n for n, s in group.settings if s == HEADLINE})
+    sizes = sorted({n for n, s in group.settings if s == group.headline})
     if len(sizes) < 2:
         return None
-    figure, ax = _axes(group, group.main, SPARSE)
+    figure, ax = _axes(group, group.main, _sparse(group))
     repaired = "magnitude, global + repair + read-out"
     methods = {name: PRUNED[name] for name in (OURS, "finepruning fast", repaired)}
     methods |= OTHERS | {TUNED[5]: TUNE}
     for i, (name, style) in enumerate(methods.items()):
-        found = {n * 1.02 ** (i - 2): group.at(n, HEADLINE, name) for n in sizes}
+        found = {n * 1.02 ** (i - 2): group.at(n, group.headline, name) for n in sizes}
         _line(ax, name, style, {n: summary(rows.values()) for n, rows in found.items() if rows})
     _dense_level(ax, group, group.main)
     _cut(ax, group, group.main)
@@ -118,16 +117,16 @@ def against_samples(group: Group) -> Figure | None:
 def against_cost(group: Group) -> Figure | None:
     """One point for each method, and the epochs of fine-tuning in a line."""
     n = group.main
-    if not group.at(n, HEADLINE, OURS):
+    if not group.at(n, group.headline, OURS):
         return None
-    figure, ax = _axes(group, n, f"{n} samples, {SPARSE}")
+    figure, ax = _axes(group, n, f"{n} samples, {_sparse(group)}")
     methods = PRUNED | OTHERS | {"dense + Tent + read-out": TENT}
     single = {name: {name: style} for name, style in methods.items()}
     tuned = {"fine-tuned with labels, 1, 5 and 20 epochs": dict.fromkeys(TUNED.values(), TUNE)}
     for label, names in (single | tuned).items():
         points = {}
         for name in names:
-            if rows := group.at(n, HEADLINE, name):
+            if rows := group.at(n, group.headline, name):
                 cost = float(np.mean([row.forward_passes for row in rows.values()]))
                 points[cost] = summary(rows.values())
         _line(ax, label, next(iter(names.values())), points)
@@ -161,7 +160,7 @@ def against_strength(kinds: Sequence[Group]) -> Figure:
             points = {}
             for group in levels:
                 strength = int(group.kind[-1]) if group.kind[-1].isdigit() else 0
-                if rows := group.at(group.main, HEADLINE, name):
+                if rows := group.at(group.main, group.headline, name):
                     points[strength + 0.05 * (i - 2)] = summary(rows.values())
             _line(ax, name, style, points)
         ax.set_title(family, fontsize=10)
@@ -171,6 +170,10 @@ def against_strength(kinds: Sequence[Group]) -> Figure:
     for ax in panels[-1]:
         ax.set_xlabel("strength (0: as they are)")
     return _finish(figure)
+
+
+def _sparse(group: Group) -> str:
+    return f"{100 * group.headline:.0f} % sparse"
 
 
 def _axes(group: Group, n: int, at: str = "") -> tuple[Figure, Axes]:
@@ -203,14 +206,14 @@ def _line(ax: Axes, name: str, style: tuple[str, str], points: dict[float, Summa
 
 
 def _dense_level(ax: Axes, group: Group, n: int) -> None:
-    if rows := group.at(n, HEADLINE, DENSE):
+    if rows := group.at(n, group.headline, DENSE):
         level = 100 * summary(rows.values()).mean
         ax.axhline(level, color="black", linestyle="dotted", linewidth=1.2, label=DENSE)
 
 
 def _cut(ax: Axes, group: Group, n: int) -> None:
     """Leave out what is hopeless, or the rest could not be told apart."""
-    if rows := group.at(n, HEADLINE, DENSE):
+    if rows := group.at(n, group.headline, DENSE):
         lowest = 100 * (summary(rows.values()).mean - LOWEST)
         ax.set_ylim(bottom=max(ax.get_ylim()[0], lowest))
 

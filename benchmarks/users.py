@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from networks import need
 from shifts import Shift, shifts
+from speech_data import DIGITS, Recordings, held_out, recordings
 from torch import Tensor
 
 from finepruning._data import Preprocess, find_images, read_image
@@ -194,11 +195,63 @@ def shift_users(users: int, tests: int = 1000, most: int = 250) -> Iterator[User
             yield User(kind, f"{kind}-{seed}", list(range(10)), pool, own, tested)
 
 
+# --- Words
+
+
+FOLD = "/"
+"""What separates a person's name from the number of the fold: all are tested on other samples."""
+
+
+def speech_users(users: int) -> Iterator[User]:
+    """People who say 20 words, and the same people restricted to ten digits."""
+    yield from _speakers(recordings("users", users))
+
+
+def development_speech_users() -> Iterator[User]:
+    """The training speakers that networks named ``-dev`` have not heard, to choose things on."""
+    data = recordings("train")
+    yield from _speakers(data.of(held_out(data.speakers)))
+
+
+def _speakers(data: Recordings) -> Iterator[User]:
+    """Each speaker's takes of a word are split into two halves: adapted to, and tested on. Then
+    the two change places: so few takes are all needed as tests."""
+    digits = [i for i, word in enumerate(data.words) if word in DIGITS]
+    for seed, speaker in enumerate(data.speakers):
+        mine = data.of([speaker])
+        pool = Pool(mine.waves, mine.said)
+        rng = np.random.default_rng(seed)
+        order = torch.from_numpy(rng.permutation(len(mine.said)))
+        halves: tuple[list[int], list[int]] = ([], [])
+        for word in range(len(data.words)):
+            takes = order[pool.truth[order] == word].tolist()
+            halves[0].extend(takes[: len(takes) // 2])
+            halves[1].extend(takes[len(takes) // 2 :])
+        mixed = [torch.from_numpy(rng.permutation(half)) for half in halves]
+        for kind, name, classes in (
+            (f"{len(data.words)} words", "words", list(range(len(data.words)))),
+            ("digits", "digits", digits),
+        ):
+            for fold in (0, 1):
+                own, tested = (
+                    part[torch.isin(pool.truth[part], torch.tensor(classes))]
+                    for part in (mixed[fold], mixed[1 - fold])
+                )
+                yield User(kind, f"{speaker}-{name}{FOLD}{fold}", classes, pool, own, tested)
+
+
 NETWORKS = {
     "dogs": ("resnet50",),
     "breeds": ("resnet50",),
     "cifar": ("resnet20", "resnet56"),
     "shift": ("resnet20", "resnet56"),
+    "speech": ("dscnn", "transformer", "dscnn-small"),
 }
-USERS = {"dogs": dogs_users, "breeds": breed_users, "cifar": cifar_users, "shift": shift_users}
+USERS = {
+    "dogs": dogs_users,
+    "breeds": breed_users,
+    "cifar": cifar_users,
+    "shift": shift_users,
+    "speech": speech_users,
+}
 """Data sets by name: ``USERS[data](count)`` yields the users, or draws, of each kind."""

@@ -463,7 +463,7 @@ def test_page_says_what_is_not_measured(results: Path, tmp_path: Path) -> None:
     assert missing
     assert "finepruning fast" in missing[1].split("; ")
     assert OURS not in missing[1].split("; ")
-    assert section(text, "Targets").count("not measured | - |") == 11
+    assert section(text, "Targets").count("not measured | - |") == 17
     assert "Not applicable" not in text
     nothing = written(tmp_path / "empty", tmp_path / "docs")
     assert "not measured" in section(nothing, "Targets")
