@@ -150,7 +150,7 @@ class Network:
             return Y.reshape(len(args[0]), -1, *out)
         if owner is not None:
             return self._linear(owner, args[0])
-        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None:
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and args[0].ndim > 2:
             self._watch_norm(name, m, args[0])
         with torch.no_grad():
             result = m(*(torch.from_numpy(a) if isinstance(a, np.ndarray) else a for a in args))
@@ -160,7 +160,9 @@ class Network:
         channels = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
         mean, variance = channels.mean(1), channels.var(1)
         old_mean, old_variance = array(m.running_mean), array(m.running_var)
-        self.moved[name] = float(np.mean((mean - old_mean) ** 2 / (old_variance + m.eps)))
+        chance = np.array([sample.reshape(len(sample), -1).mean(1) for sample in x]).var(0)
+        shift = (mean - old_mean) ** 2 - chance / (len(x) - 1)
+        self.moved[name] = float(np.mean(shift / (old_variance + m.eps)))
         for held, now in ((m.running_mean, mean), (m.running_var, variance)):
             held.copy_((1 - self.follow) * held + self.follow * torch.from_numpy(now))
 

@@ -116,6 +116,19 @@ def test_clips_of_one_length_form_batches_in_a_fixed_order(tmp_path: Path) -> No
         assert torch.equal(one, two)
 
 
+def test_a_seed_shuffles_the_files(tmp_path: Path) -> None:
+    """Otherwise a large folder would be judged by the first of its sub-folders."""
+    for i in range(8):
+        tone(tmp_path / f"{i}.wav", seconds=0.2 + 0.1 * i)
+
+    def lengths(seed: int | None) -> list[int]:
+        return [x.shape[1] for x in AudioFolder(tmp_path, seed=seed)]
+
+    assert lengths(None) == sorted(lengths(None))
+    assert lengths(1) == lengths(1) != lengths(None)
+    assert sorted(lengths(1)) == lengths(None)
+
+
 def test_few_clips_are_held_at_once(tmp_path: Path) -> None:
     for i in range(12):
         tone(tmp_path / f"{i:02}.wav", 0.2 + 0.01 * i)
@@ -211,8 +224,9 @@ def test_a_full_window_has_no_mask() -> None:
 def test_bad_options(tmp_path: Path) -> None:
     with pytest.raises(FinepruningError, match="rate: 0"):
         FrontEnd(rate=0)
-    with pytest.raises(FinepruningError, match="longest: 0"):
-        FrontEnd(longest=0)
+    for longest in (0, float("inf"), float("nan")):
+        with pytest.raises(FinepruningError, match="longest: "):
+            FrontEnd(longest=longest)
     with pytest.raises(FinepruningError, match="batch size: 0"):
         AudioFolder(tone(tmp_path / "a.wav").parent, batch_size=0)
     assert find_audio(tmp_path)[0] == [tmp_path / "a.wav"]

@@ -238,7 +238,7 @@ def test_failures_are_1_and_one_line(
     assert_one_line(capsys, "none: does not exist")
     (tmp_path / "empty").mkdir()
     assert main(["evaluate", *model, "--data", str(tmp_path / "empty")]) == 1
-    assert_one_line(capsys, "no image in this folder")
+    assert_one_line(capsys, "holds nothing that can be used; it takes images", "wav")
     assert main(["evaluate", "--model", "resnet50", *data]) == 1
     assert_one_line(capsys, "resnet50: not found; give torchvision:NAME")
     assert main(["evaluate", *model[:2], "--weights", "none.pt", *data]) == 1

@@ -159,6 +159,11 @@ def test_errors_say_what_and_how_to_go_on(
     speak(photos / "b.wav", 0.3, 16000)
     assert main(["evaluate", "--model", net, "--data", str(photos)]) == 1
     assert_one_line(capsys, "as many images and audio files (2 each)")
+    assert main(["evaluate", "--model", str(wav2vec2), "--data", str(notes), "--rate", "8000"]) == 1
+    assert_one_line(capsys, "--rate 8000: the model's own front end takes 16000 Hz")
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--model", net, "--data", str(notes), "--seconds", "inf"])
+    assert "give a number of 0.1 or more" in capsys.readouterr().err
     argv = ["evaluate", "--model", net, "--data", str(notes), "--front-end"]
     assert main([*argv, "energies"]) == 1
     assert_one_line(capsys, "--front-end energies: give FILE.py:function")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from pathlib import Path
 
@@ -10,10 +11,17 @@ import pytest
 import soundfile
 import torch
 import transformers as hf
+from torch import nn
 
 from finepruning._cli import main
 from finepruning._errors import FinepruningError
-from finepruning._transcripts import find_texts, plain, ratio_interval, score
+from finepruning._transcripts import (
+    evaluate_transcripts,
+    find_texts,
+    plain,
+    ratio_interval,
+    score,
+)
 
 
 def clip(path: Path, seconds: float = 0.2) -> Path:
@@ -101,6 +109,40 @@ def wav2vec2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     hf.Wav2Vec2FeatureExtractor().save_pretrained(folder)
     hf.Wav2Vec2CTCTokenizer(str(vocab)).save_pretrained(folder)
     return folder
+
+
+def test_a_blank_keeps_two_letters_apart(wav2vec2: Path) -> None:
+    """As the pipeline of transformers does it: ``l <pad> l`` is two letters, ``l l`` is one."""
+
+    class Says(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            ids = torch.tensor([letters.index(c) for c in said])
+            return torch.nn.functional.one_hot(ids, len(letters))[None].float()
+
+    letters = ["<pad>", "<s>", "</s>", "<unk>", "|", *"abcdefghijklmnopqrstuvwxyz"]
+    said = ["h", "h", "e", "l", "<pad>", "l", "l", "o", "|", "<pad>", "u"]
+    reader = hf.AutoTokenizer.from_pretrained(wav2vec2)
+    found = evaluate_transcripts(Says(), reader, [(torch.zeros(1, 8), ["hello u"])])
+    assert found.character_errors == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "held"),
+    [
+        ("list.tsv", b'a.wav\t"well he said\nb.wav\tyes'),
+        ("list.csv", b"path;text\na.wav;well, he said\nb.wav;yes"),
+        ("list.txt", codecs.BOM_UTF16_LE + "a.wav well he said\nb.wav yes".encode("utf-16-le")),
+    ],
+)
+def test_lists_as_people_write_them(tmp_path: Path, name: str, held: bytes) -> None:
+    for clip_name in "ab":
+        clip(tmp_path / f"{clip_name}.wav")
+    (tmp_path / name).write_bytes(held)
+    found = find_texts(tmp_path, tmp_path / name)
+    assert {path.name: text for path, text in found.items()} == {
+        "a.wav": "well he said",
+        "b.wav": "yes",
+    }
 
 
 def test_personalize_and_evaluate(

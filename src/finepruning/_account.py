@@ -77,7 +77,7 @@ def account(
     done: dict[str, Pruned],
     answer: Readout | None,
     refused: str,
-    norms_kept: str,
+    norms: dict[str, Any],
     config: Config,
     seconds: dict[str, float],
     total: int,
@@ -99,7 +99,9 @@ def account(
     dense = seen.trace.macs(found.layers)
     personal = sum((la.weights - la.zeros) * positions[la.name] for la in layers)
     passes_again = STEPS if config.effort == "paper" else 1
-    passes_again += 0 if norms_kept else 2  # to normalise anew, and to observe what comes of it
+    passes_again += (
+        2 if norms["applied"] else 0
+    )  # to normalise anew, and to observe what comes of it
     passes = 1 + passes_again * seen.calibration_samples / seen.samples
     solves = sum(d.macs for d in done.values())
     readout: dict[str, Any] = {"applied": answer is not None, "reason": refused}
@@ -121,7 +123,7 @@ def account(
         layers=layers,
         left_alone=dict(found.skipped),
         readout=readout,
-        norms={"applied": not norms_kept, "reason": norms_kept},
+        norms=norms,
         seconds=seconds,
         peak_memory=peak_memory,
         macs={"dense": dense, "personal": personal},
@@ -132,7 +134,6 @@ def account(
 def format_report(report: Mapping[str, Any]) -> str:
     """The text of a report given as :meth:`Report.to_dict` returned it."""
     seconds, macs, readout = report["seconds"], report["macs"], report["readout"]
-    norms = report["norms"]
     memory = report["peak_memory"]
     lines = [
         f"{'sparsity':<12}{report['sparsity']:.2%} of {report['weights']:,}"
@@ -141,8 +142,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         f" ({report['calibration_samples']} to fit the layers)",
         f"{'effort':<12}{report['config']['effort']}, seed {report['config']['seed']}",
         f"{'read-out':<12}{_readout_line(readout)}",
-        f"{'batch norms':<12}"
-        + ("left as they were: " + norms["reason"] if norms["reason"] else "follow this person"),
+        f"{'batch norms':<12}{_norms_line(report.get('norms'))}",
         f"{'time':<12}{seconds['total']:.1f} s = {report['dense_passes']:.1f} dense forward passes"
         f" (observe {seconds['observe']:.1f}, prune {seconds['prune']:.1f},"
         f" of it solving {seconds['solve']:.1f})",
@@ -167,9 +167,19 @@ def format_report(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _norms_line(norms: Mapping[str, Any] | None) -> str:
+    if norms is None:
+        return "left as they were: an earlier version"
+    if norms["applied"]:
+        return f"follow this person (means have moved by {norms['moved']:.3f} variances)"
+    return f"left as they were: {norms['reason']}"
+
+
 def _readout_line(readout: Mapping[str, Any]) -> str:
     if not readout["applied"]:
         return f"left as it was: {readout['reason']}"
+    if readout["trust"] < 0.01:
+        return "changes nothing: no sign that classes are missing"
     return (
         f"about {readout['classes']:.0f} of {readout['outputs']} classes in use"
         f" (trust {readout['trust']:.2f}), the others made unlikely; {readout['silent']} removed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ class FrontEnd:
     def __post_init__(self) -> None:
         if self.rate < 1:
             raise FinepruningError(f"rate: {self.rate}; give samples a second, such as 16000")
-        if not self.longest >= SHORTEST:
+        if not SHORTEST <= self.longest < math.inf:
             raise FinepruningError(
                 f"longest: {self.longest} seconds; give more than {SHORTEST}, such as 30"
             )
@@ -95,6 +96,13 @@ class HubFeatures:
             del inputs["attention_mask"]  # nothing is padded
         return inputs
 
+    @property
+    def window(self) -> float | None:
+        """Seconds that the network takes, no more and no less; None: what there is."""
+        if type(self.extractor).__name__.startswith("ASTFeatureExtractor"):
+            return float(self.extractor.max_length / 100)
+        return getattr(self.extractor, "chunk_length", None)
+
     def _frames(self, samples: int) -> int:
         """Frames of a clip in AST's window, whose extractor pads but gives no mask; 0: not AST."""
         if not type(self.extractor).__name__.startswith("ASTFeatureExtractor"):
@@ -107,12 +115,10 @@ class HubFeatures:
 def hub_front_end(extractor: Any) -> FrontEnd:
     """A Hugging Face feature extractor as a front end; a processor's is taken out of it."""
     extractor = getattr(extractor, "feature_extractor", extractor)
-    longest = getattr(extractor, "chunk_length", None)
-    if longest is None and type(extractor).__name__.startswith("ASTFeatureExtractor"):
-        longest = extractor.max_length / 100
+    features = HubFeatures(extractor)
     name = f"the model's own {type(extractor).__name__}"
     rate = int(extractor.sampling_rate)
-    return FrontEnd(HubFeatures(extractor), rate, float(longest or 30.0), name)
+    return FrontEnd(features, rate, float(features.window or 30.0), name)
 
 
 def find_audio(root: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -182,7 +188,8 @@ class AudioFolder(Folder[list[Inputs]]):
     Nothing is padded: clips that give inputs of one shape form a batch, of ``batch_size`` at most,
     and a clip like no other is a batch of its own. The order is fixed: that of the paths, but for
     clips that wait until their batch is full. Recordings of more than ``front.longest`` seconds
-    are cut into pieces.
+    are cut into pieces. ``seed`` puts the files in a random order instead: where there are more
+    than a network can be fitted to, its first batches are then a fair choice.
 
     With ``labels``, a map from the name of a folder directly under ``root`` to an output index,
     batches are ``(x, y)``, with ``y`` int64. With ``texts``, a map from path to transcript, they
@@ -202,6 +209,7 @@ class AudioFolder(Folder[list[Inputs]]):
         front: FrontEnd | None = None,
         *,
         batch_size: int = 32,
+        seed: int | None = None,
         labels: Mapping[str, int] | None = None,
         texts: Mapping[Path, str] | None = None,
     ) -> None:
@@ -213,7 +221,12 @@ class AudioFolder(Folder[list[Inputs]]):
         if texts is not None:
             self.skipped += [(p, "no transcript") for p, _ in self._paths if p not in texts]
             self._paths = [item for item in self._paths if item[0] in texts]
+            lists = (".txt", ".csv", ".tsv")  # the transcripts themselves
+            self.skipped = [item for item in self.skipped if item[0].suffix.lower() not in lists]
             self._require_files()
+        if seed is not None:
+            order = torch.randperm(len(self._paths), generator=torch.Generator().manual_seed(seed))
+            self._paths = [self._paths[i] for i in order.tolist()]
 
     @property
     def clips(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -75,16 +76,18 @@ def _personalize(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     device = _device(args.device)
     loaded = _load(args, audio)
     folder = _folder(args, loaded)
-    result = personalize(
-        loaded.model.to(device),
-        folder,
-        sparsity=args.sparsity,
-        effort=args.effort,
-        readout=args.readout,
-        seed=args.seed,
-        device=device,
-    )
-    _say_skipped(folder)
+    try:
+        result = personalize(
+            loaded.model.to(device),
+            folder,
+            sparsity=args.sparsity,
+            effort=args.effort,
+            readout=args.readout,
+            seed=args.seed,
+            device=device,
+        )
+    finally:  # where too little is left, it is these that are missing
+        _say_skipped(folder)
     result.save(out)
     _say(f"saved in {out}")
     summary = {**_about(folder), "out": str(out), "report": result.report.to_dict()}
@@ -190,7 +193,7 @@ def _load(args: argparse.Namespace, audio: bool) -> Loaded:
 
 
 def _with_audio(args: argparse.Namespace, loaded: Loaded) -> Loaded:
-    from ._audio import FrontEnd
+    from ._audio import FrontEnd, HubFeatures
     from ._models import load_function
 
     front, assumed = loaded.front or FrontEnd(), loaded.assumed and args.front_end is None
@@ -205,6 +208,17 @@ def _with_audio(args: argparse.Namespace, loaded: Loaded) -> Loaded:
     elif function is not None:
         rate = int(getattr(function, "rate", 16000))
         front = FrontEnd(function, rate, name=args.front_end or "prepared by the model's own code")
+    if isinstance(front.function, HubFeatures):
+        window = front.function.window or math.inf
+        for option, value, own in (
+            ("--rate", args.rate, args.rate in (None, front.rate)),
+            ("--seconds", args.seconds, (args.seconds or 0) <= window),
+        ):
+            if not own:
+                raise FinepruningError(
+                    f"{option} {value:g}: the model's own front end takes {front.rate} Hz and at"
+                    f" most {front.longest:g} s; leave {option} out"
+                )
     if args.rate is not None:
         front = dataclasses.replace(front, rate=args.rate)
     if args.seconds is not None:
@@ -246,7 +260,8 @@ def _folder(
 
     size = batch_size or args.batch_size
     if loaded.front is not None:
-        return AudioFolder(args.data, loaded.front, batch_size=size, labels=labels)
+        seed = args.seed if labels is None else None
+        return AudioFolder(args.data, loaded.front, batch_size=size, labels=labels, seed=seed)
     return ImageFolder(args.data, loaded.preprocess, batch_size=size, labels=labels)
 
 
@@ -388,8 +403,8 @@ def _positive(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    if not (value := float(text)) >= 0.1:
-        raise argparse.ArgumentTypeError(f"{text}: give 0.1 or more")
+    if not 0.1 <= (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: give a number of 0.1 or more")
     return value
 
 

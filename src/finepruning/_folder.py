@@ -64,9 +64,9 @@ def find_files(root: str | Path, kind: Kind) -> tuple[list[Path], list[tuple[Pat
 
 
 def kind_of(root: str | Path, kinds: Sequence[Kind]) -> Kind:
-    """Return the kind that most files under ``root`` are of; the first one where there are none.
+    """Return the kind that most files under ``root`` are of.
 
-    Raises :class:`FinepruningError` where two kinds are equally many.
+    Raises :class:`FinepruningError` where there are none, or two kinds are equally many.
     """
     counts = dict.fromkeys(kinds, 0)
     for kind in kinds:
@@ -76,6 +76,9 @@ def kind_of(root: str | Path, kinds: Sequence[Kind]) -> Kind:
             if not Path(root).is_dir():
                 raise
     best = max(kinds, key=lambda kind: counts[kind])
+    if not counts[best]:
+        wanted = ", or ".join(f"{kind.plural} ({kind.examples})" for kind in kinds)
+        raise FinepruningError(f"{root}: holds nothing that can be used; it takes {wanted}")
     if counts[best] and [*counts.values()].count(counts[best]) > 1:
         both = " and ".join(kind.plural for kind in kinds if counts[kind] == counts[best])
         raise FinepruningError(

@@ -352,7 +352,9 @@ def _optional(auto: Any, spec: str) -> Any:
     """What a model may come without: its preprocessing, or its tokens' names."""
     try:
         return auto.from_pretrained(spec)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError) as error:
+        if "valid JSON" in str(error):  # it is there, and damaged
+            raise
         return None
 
 

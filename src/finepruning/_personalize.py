@@ -21,7 +21,7 @@ from ._errors import FinepruningError
 from ._find import Found, find_layers
 from ._layers import Layer
 from ._memory import PeakMemory
-from ._norms import Norm, find_norms, normalise_anew, watched, why_kept
+from ._norms import Norm, find_norms, how_far, normalise_anew, watched, why_kept
 from ._observe import Observation, as_array, observe, precise
 from ._padding import unpadded
 from ._paper import STEPS, prune_by_activity
@@ -129,13 +129,15 @@ def _run(
             )
 
     norms = find_norms(personal) if config.norms and config.effort != "paper" else []
-    with watched(norms):
+    with watched(personal, norms) as watch:
         seen = look(_real(personal, batches, where), count_items(batches))
+    seen.forward_seconds -= watch.seconds
     kept = _norms_kept(norms, seen, config)
+    follow = {"applied": not kept, "reason": kept, "moved": how_far(norms)}
     if not kept:
         dense = seen
         del seen  # before as much is held again
-        normalise_anew(personal, norms, dense.calibration, config.norms)
+        normalise_anew(personal, norms, dense.calibration, config.norms, where)
         dense.outputs.clear()
         seen = look(dense.calibration, None)
         seen.samples, seen.forward_seconds = dense.samples, dense.forward_seconds
@@ -188,7 +190,7 @@ def _run(
         "total": time.perf_counter() - started,
     }
     report = account(
-        found, seen, done, answer, refused, kept, config, seconds, total, memory.above_start()
+        found, seen, done, answer, refused, follow, config, seconds, total, memory.above_start()
     )
     pruned, changed = _parameter_names(personal, model, found.layers)
     return Result(personal, report, base, pruned, changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import math
 import statistics
@@ -62,7 +63,7 @@ def find_texts(root: str | Path, file: str | Path | None = None) -> dict[Path, s
         text = next((called[key] for key in keys if key in called), None)
         beside = path.with_suffix(".txt")
         if text is None and file is None and beside.is_file():
-            text = beside.read_text("utf-8-sig", errors="replace")
+            text = _text(beside, "replace")
         if text is not None and plain(text):
             found[path] = plain(text)
     if not found:
@@ -79,14 +80,26 @@ def _lists(root: Path) -> list[Path]:
     return [path for path in top if path.is_file()] + sorted(root.rglob("*.trans.txt"))
 
 
+def _text(path: Path, errors: str = "strict") -> str:
+    """What a file holds: UTF-8, or UTF-16 where its first bytes say so."""
+    held = path.read_bytes()
+    utf16 = held.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return held.decode("utf-16" if utf16 else "utf-8-sig", errors)
+
+
 def _read(path: Path) -> list[tuple[str, str]]:
     """The lines of a list as ``(file name, text)``."""
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
+        lines = _text(path).splitlines()
+        ending = path.suffix.lower()
+        if ending == ".tsv":  # a quotation mark is one
+            rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
+        elif ending == ".csv":
+            semicolons = lines and ";" in lines[0] and "," not in lines[0]
+            rows = list(csv.reader(lines, delimiter=";" if semicolons else ","))
+    except (OSError, ValueError, csv.Error) as error:
         raise FinepruningError(f"--transcripts {path}: cannot be read: {error}") from None
-    if path.suffix.lower() in (".csv", ".tsv"):
-        rows = list(csv.reader(lines, delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+    if ending in (".csv", ".tsv"):
         name, text = 0, 1
         header = [cell.strip().lower() for cell in rows[0]] if rows else []
         heads = [next((header.index(h) for h in hs if h in header), -1) for hs in (NAMES, TEXTS)]
@@ -187,7 +200,9 @@ def transcribe(model: nn.Module, reader: Any, batch: Batch, unpad: Unpad) -> lis
                     " transcripts need a CTC or an encoder-decoder network"
                 )
             ids = logits.float().argmax(-1)
-        texts += reader.batch_decode(ids.cpu(), skip_special_tokens=True)
+        # Of CTC the blank is one of the special tokens, and what it keeps apart is two letters: its
+        # tokenizer leaves it out itself, once repeats are joined.
+        texts += reader.batch_decode(ids.cpu(), skip_special_tokens=writes_tokens(model))
     return texts
 
 
