@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from finepruning import Config, _core, _norms, _paper, _prune, _readout
+from finepruning import Config, _core, _norms, _paper, _plan, _prune, _readout
 
 Array = NDArray[Any]
 Visit = Callable[[str, Array], None]
@@ -321,6 +321,11 @@ def plan(
         energy = w.W**2 * X.var(1)[:, None, :] / (Y.var(1).sum() or 1)
         dead = silent.get(name)
         energies[name] = energy if dead is None else energy[:, ~dead]
+    narrow = {name: e.size for name, e in energies.items() if e.shape[2] < _plan.NARROW}
+    if sum(narrow.values()) > _plan.SPARED * keep or len(narrow) == len(energies):
+        narrow = {}
+    energies = {name: e for name, e in energies.items() if name not in narrow}
+    keep -= sum(narrow.values())
     mask = largest(np.concatenate([e.ravel() for e in energies.values()]), keep)
     pieces = np.split(mask, np.cumsum([e.size for e in energies.values()])[:-1])
     size = np.array([e.size for e in energies.values()])
@@ -341,7 +346,7 @@ def plan(
             counts[i] += 1
     for i in sorted(range(len(size)), key=lambda i: -counts[i]):
         counts[i] -= min(max(counts.sum() - keep, 0), counts[i] - 1)
-    return dict(zip(energies, counts.tolist(), strict=True))
+    return narrow | dict(zip(energies, counts.tolist(), strict=True))
 
 
 def solve_row(w: Array, m: Array, H: Array, ridge: Array, target: Array, steps: int) -> Array:

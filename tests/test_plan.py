@@ -6,10 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
-from finepruning._plan import budget, global_threshold, relative_saliency, spread
+from finepruning import personalize
+from finepruning._plan import budget, global_threshold, relative_saliency, spared, spread
 
 Drawn = tuple[list[tuple[int, int]], int, float]
 
@@ -92,3 +95,20 @@ def test_budget_meets_the_sparsity(total: int, sparsity: float) -> None:
 )
 def test_budget_does_not_stumble_over_rounding(total: int, sparsity: float, keep: int) -> None:
     assert budget(total, sparsity) == keep
+
+
+def test_narrow_layers_are_spared_where_they_are_few() -> None:
+    shapes = {"first": (1, 8, 9), "depthwise": (8, 1, 15), "pointwise": (1, 64, 16)}
+    assert spared(shapes, keep=576) == {"first": 72, "depthwise": 120}
+    assert spared(shapes, keep=575) == {}  # they would take more than a third of it
+    assert spared({"a": (1, 4, 3), "b": (1, 2, 4)}, keep=20) == {}  # there is nothing else
+
+
+def test_a_depthwise_layer_is_left_whole() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Conv2d(16, 64, 1), nn.Flatten(),
+        nn.Linear(64 * 16, 4),
+    )  # fmt: skip
+    report = personalize(model, torch.randn(32, 16, 4, 4), sparsity=0.7, progress=False).report
+    assert report.layers[0].zeros == 0
+    assert report.sparsity == pytest.approx(0.7, abs=1e-3)

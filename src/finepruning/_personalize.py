@@ -25,7 +25,7 @@ from ._norms import Norm, find_norms, how_far, normalise_anew, watched, why_kept
 from ._observe import Observation, as_array, observe, precise
 from ._padding import unpadded
 from ._paper import STEPS, prune_by_activity
-from ._plan import budget, global_threshold, relative_saliency, spread
+from ._plan import budget, global_threshold, relative_saliency, spared, spread
 from ._prune import Pruned, prune
 from ._readout import Readout, read_out
 from ._scratch import Scratch
@@ -288,8 +288,11 @@ def plan_layers(
         if layer.name in silent:
             score = score[:, ~silent[layer.name]]
         scores[layer.name] = as_array(score)
+    whole = spared({name: score.shape for name, score in scores.items()}, keep)
+    scores = {name: score for name, score in scores.items() if name not in whole}
     sizes = {name: score.size for name, score in scores.items()}
-    return spread(sizes, global_threshold(scores, keep), keep, config.planned)
+    keep -= sum(whole.values())
+    return whole | spread(sizes, global_threshold(scores, keep), keep, config.planned)
 
 
 def _parameter_names(

@@ -9,6 +9,22 @@ import numpy as np
 
 from ._core import Matrix, saliency, top
 
+NARROW, SPARED = 16, 1 / 3
+"""Layers whose outputs see fewer inputs than this each are left whole, where all of them take no
+more than this share of what is kept: there is little to lose in them, and much harm."""
+
+
+def spared(shapes: Mapping[str, tuple[int, ...]], keep: int) -> dict[str, int]:
+    """The layers that are left whole, of ``shapes`` ``(G, O, D)``, and how many weights they have:
+    depthwise convolutions, and the first one of a picture or spectrogram with one channel.
+
+    >>> spared({"depthwise": (64, 1, 9), "pointwise": (1, 64, 64)}, keep=2048)
+    {'depthwise': 576}
+    """
+    narrow = {name: math.prod(s) for name, s in shapes.items() if s[2] < NARROW}
+    few = sum(narrow.values()) <= SPARED * keep and len(narrow) < len(shapes)
+    return narrow if few else {}
+
 
 def relative_saliency(W: Matrix, input_variance: Matrix, output_variance: Matrix) -> Matrix:
     """Share of the layer's output variance that each weight carries, ``(G, O, D)``.
