@@ -171,17 +171,19 @@ def _clearly_above(what: str, group: Group, n: int, sparsity: float) -> Target:
     difference. Only when all of them are measured can it be said."""
     ours = group.at(n, sparsity, OURS)
     declared = [m for m in group.applicable if m in CONTROLS and PRUNES[m] and m.endswith(READ_OUT)]
-    leads = []
+    leads, complete = [], 0
     for control in declared:
         mean, half, users = difference(ours, group.at(n, sparsity, control))
-        if users == len(ours) > 1:
-            leads.append((mean - half, points(mean, half), control))
+        if users > 1:
+            on = "" if users == len(ours) else f" on {users} of {len(ours)}"
+            leads.append((mean - half, points(mean, half) + on, control))
+            complete += users == len(ours)
     if not leads:
         return Target(what)
     lead, text, control = min(leads)
     beaten = f"clearly beaten: {sum(clear > 0 for clear, _, _ in leads)}"
     least = f"; least clear: {text} to {control}"
-    if len(leads) < len(declared):
+    if complete < len(declared):
         return Target(what, f"{len(leads)} of {len(declared)} measured so far, {beaten}{least}")
     return Target(what, f"{beaten} of {len(declared)}{least}", lead > 0)
 
