@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from finepruning._batches import Batch, logits_of, read_batches
-from finepruning._find import Found
-from finepruning._flow import flow
-from finepruning._scratch import Scratch
+from finepruning._batches import logits_of, read_batches
+from finepruning._norms import Norm, lock_step
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
 """Mean and unbiased variance ``(C,)``, in float64, of the inputs of each BatchNorm."""
@@ -31,21 +27,10 @@ Statistics = dict[str, tuple[Tensor, Tensor]]
 # ------------------------------------------------------------------------------------
 
 
-@dataclass
-class _Norm:
-    """A BatchNorm in the place of a layer, so that all batches meet at it in lock-step."""
-
-    name: str
-    module: Any
-
-    def run(self, x: Tensor) -> Tensor:
-        return type(self.module).forward(self.module, x)
-
-
-def _norms(model: nn.Module) -> list[_Norm]:
+def _norms(model: nn.Module) -> list[Norm]:
     """The normalisations of ``model`` that use running statistics."""
     named = model.named_modules()
-    return [_Norm(n, m) for n, m in named if isinstance(m, _BatchNorm) and m.track_running_stats]
+    return [Norm(n, m) for n, m in named if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
 def folded(model: nn.Module) -> bool:
@@ -80,7 +65,7 @@ def recalibrate(
     the checkpoint has its statistics folded into weight and bias.
     """
 
-    def visit(norm: _Norm, inputs: Sequence[Tensor]) -> None:
+    def visit(norm: Norm, inputs: Sequence[Tensor]) -> None:
         m = norm.module
         mean, var = _mean_variance(inputs)
         if dense is not None:
@@ -104,19 +89,10 @@ def _mean_variance(inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _lock_step(
-    model: nn.Module, batches: Sequence[Tensor], visit: Callable[[_Norm, Sequence[Tensor]], None]
+    model: nn.Module, batches: Sequence[Tensor], visit: Callable[[Norm, list[Tensor]], None]
 ) -> None:
     device = next(model.parameters()).device
-    norms: Any = _norms(model)
-
-    def forward(batch: Batch) -> Callable[[], object]:
-        return lambda: batch.to(device).call(model)
-
-    forwards = [forward(batch) for batch in read_batches(batches)]
-    expected = {norm.name: set(range(len(forwards))) for norm in norms}
-    see: Any = lambda norm, inputs: visit(norm, list(inputs.values()))  # noqa: E731
-    with torch.no_grad():
-        flow(Found(norms, {}, [], {}), forwards, see, expected, Scratch(model))
+    lock_step(model, _norms(model), [*read_batches(batches)], visit, device)
 
 
 # --- LAME

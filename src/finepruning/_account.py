@@ -99,9 +99,8 @@ def account(
     dense = seen.trace.macs(found.layers)
     personal = sum((la.weights - la.zeros) * positions[la.name] for la in layers)
     passes_again = STEPS if config.effort == "paper" else 1
-    passes_again += (
-        2 if norms["applied"] else 0
-    )  # to normalise anew, and to observe what comes of it
+    if norms["applied"]:  # to normalise anew, and to observe what comes of it
+        passes_again += 2
     passes = 1 + passes_again * seen.calibration_samples / seen.samples
     solves = sum(d.macs for d in done.values())
     readout: dict[str, Any] = {"applied": answer is not None, "reason": refused}

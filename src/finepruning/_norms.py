@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -97,13 +97,13 @@ def find_norms(model: nn.Module) -> list[Norm]:
     """
     holders = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
 
-    def usable(m: nn.Module) -> bool:
+    def plain(m: nn.Module) -> bool:
         own = type(m).forward is _BatchNorm.forward or type(m).__name__ == "BatchNormAct2d"
-        plain = own and isinstance(m, _BatchNorm) and "forward" not in vars(m)
-        held = plain and m.running_mean is not None and m.weight is not None and m.bias is not None
+        own = own and isinstance(m, _BatchNorm) and "forward" not in vars(m)
+        held = own and m.running_mean is not None and m.weight is not None and m.bias is not None
         return held and all(holders[id(p)] == 1 for p in m.parameters(recurse=False))
 
-    norms = [Norm(name, m) for name, m in model.named_modules() if usable(m)]
+    norms = [Norm(name, m) for name, m in model.named_modules() if plain(m)]
     folded = all(bool((n.module.running_mean == 0).all()) for n in norms)
     return [] if folded else norms
 
@@ -184,19 +184,32 @@ def normalise_anew(
 
     ``model`` is changed in place; ``share`` of the new statistics is the person's.
     """
-    fresh = {norm.name: Norm(norm.name, norm.module) for norm in usable(norms)}
-    found = Found(cast(list[Layer], [*fresh.values()]), {}, [], {})
 
-    def visit(layer: Layer, inputs: dict[int, Tensor]) -> None:
-        norm = fresh[layer.name]
-        for x in inputs.values():
+    def visit(norm: Norm, inputs: list[Tensor]) -> None:
+        for x in inputs:
             norm.add(x)
         norm.follow(share)
 
-    def forward(batch: Batch) -> Any:
+    fresh = [Norm(norm.name, norm.module) for norm in usable(norms)]
+    lock_step(model, fresh, calibration, visit, device)
+
+
+def lock_step(
+    model: nn.Module,
+    norms: Sequence[Norm],
+    batches: Sequence[Batch],
+    visit: Callable[[Norm, list[Tensor]], None],
+    device: torch.device,
+) -> None:
+    """One forward pass in which all ``batches`` meet at each norm, before it runs."""
+    found = Found(cast(list[Layer], norms), {}, [], {})
+    expected = {norm.name: set(range(len(batches))) for norm in norms}
+
+    def meet(layer: Layer, inputs: dict[int, Tensor]) -> None:
+        visit(cast(Norm, layer), [*inputs.values()])
+
+    def forward(batch: Batch) -> Callable[[], Any]:
         return lambda: batch.to(device).call(model)
 
-    batches = [forward(batch) for batch in calibration]
-    expected = {name: set(range(len(batches))) for name in fresh}
     with torch.no_grad():
-        flow(found, batches, visit, expected, Scratch(model))
+        flow(found, [forward(batch) for batch in batches], meet, expected, Scratch(model))
