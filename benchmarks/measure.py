@@ -173,7 +173,7 @@ def append_row(path: Path, row: Any) -> None:
     values = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in asdict(row).items()}
     new = not path.exists()
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(values))
+        writer = csv.DictWriter(file, list(values), lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerow(values)

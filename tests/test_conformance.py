@@ -450,6 +450,19 @@ def test_silent_outputs(effort: str, bias: bool) -> None:
         assert (result.model[2].weight[2:] == 0).all()
 
 
+@pytest.mark.parametrize("most", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("kind", ["linear", "conv2d", "encoder", "attention"])
+def test_neighbours(kind: str, most: float) -> None:
+    """Samples that lie in a few heaps answer alike, for the most part, and correct each other."""
+    case = make(kind, seed=4)
+    heaps = torch.randn(6, *case.x.shape[1:]).double()
+    case.x = 2 * heaps[torch.arange(2 * SAMPLES) % 6] + 0.7 * case.x
+    config = Config(sparsity=0.5, positions=ALL, neighbours=most)
+    found = conform(case, case.batches(), config, 1e-5).report.neighbours
+    assert found["applied"] == (most > 0)
+    assert most == 0 or 0 < found["weight"] <= most
+
+
 def forms(case: Case) -> dict[str, Any]:
     """The same samples in every form that a person may hold them in."""
     batches = case.batches()

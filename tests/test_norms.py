@@ -207,7 +207,9 @@ def test_another_device_is_met(net: nn.Module) -> None:
 
 def test_two_more_passes_are_accounted(net: nn.Module) -> None:
     passes = [
-        personalize(net, shifted(), config=Config(norms=share), progress=False)
+        personalize(
+            net, shifted(), config=Config(norms=share, neighbours=0), progress=False
+        )
         .report.forward_passes
         for share in (0.0, 0.25)
     ]  # fmt: skip

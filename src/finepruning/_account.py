@@ -8,6 +8,7 @@ from typing import Any
 
 from ._config import Config
 from ._find import Found
+from ._neighbours import Agreement
 from ._observe import Observation
 from ._paper import STEPS
 from ._prune import Pruned
@@ -48,6 +49,7 @@ class Report:
     left_alone: dict[str, str]
     readout: dict[str, Any]
     norms: dict[str, Any]
+    neighbours: dict[str, Any]
     seconds: dict[str, float]
     peak_memory: int | None
     macs: dict[str, int]
@@ -78,6 +80,7 @@ def account(
     answer: Readout | None,
     refused: str,
     norms: dict[str, Any],
+    agreements: list[Agreement],
     config: Config,
     seconds: dict[str, float],
     total: int,
@@ -123,11 +126,29 @@ def account(
         left_alone=dict(found.skipped),
         readout=readout,
         norms=norms,
+        neighbours=_neighbours(agreements, refused, config),
         seconds=seconds,
         peak_memory=peak_memory,
         macs={"dense": dense, "personal": personal},
         forward_passes=passes + solves / max(1, dense * seen.samples),
     )
+
+
+def _neighbours(agreements: list[Agreement], refused: str, config: Config) -> dict[str, Any]:
+    if not agreements:
+        reason = refused or "the last layer was not fitted"
+        if config.neighbours == 0 or config.effort != "best":
+            reason = "not asked for"
+        return {"applied": False, "reason": reason}
+    (found,) = agreements
+    reason = "" if found.neighbours else "they do not agree"
+    return {
+        "applied": found.neighbours > 0,
+        "reason": reason,
+        "asked": found.neighbours,
+        "same": found.same,
+        "weight": found.weight,
+    }
 
 
 def format_report(report: Mapping[str, Any]) -> str:
@@ -142,6 +163,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         f"{'effort':<12}{report['config']['effort']}, seed {report['config']['seed']}",
         f"{'read-out':<12}{_readout_line(readout)}",
         f"{'batch norms':<12}{_norms_line(report.get('norms'))}",
+        f"{'neighbours':<12}{_neighbours_line(report.get('neighbours'))}",
         f"{'time':<12}{seconds['total']:.1f} s = {report['dense_passes']:.1f} dense forward passes"
         f" (observe {seconds['observe']:.1f}, prune {seconds['prune']:.1f},"
         f" of it solving {seconds['solve']:.1f})",
@@ -172,6 +194,17 @@ def _norms_line(norms: Mapping[str, Any] | None) -> str:
     if norms["applied"]:
         return f"follow this person (means have moved by {norms['moved']:.3f} variances)"
     return f"left as they were: {norms['reason']}"
+
+
+def _neighbours_line(neighbours: Mapping[str, Any] | None) -> str:
+    if neighbours is None:
+        return "not asked: an earlier version"
+    if not neighbours["applied"]:
+        return f"not believed: {neighbours['reason']}"
+    return (
+        f"{neighbours['asked']} of each sample asked, {neighbours['same']:.0%} answer alike"
+        f" (weight {neighbours['weight']:.2f})"
+    )
 
 
 def _readout_line(readout: Mapping[str, Any]) -> str:

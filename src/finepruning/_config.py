@@ -37,6 +37,9 @@ class Config:
     """0: every layer the same sparsity; 1: all by measured energy; between: a geometric mean."""
     norms: float = 0.25
     """Share of the person's statistics in the batch norms', where another device shows; 0: off."""
+    neighbours: float = 1.0
+    """What a neighbour that is sure adds, at most, to a logit that ``best`` fits the last layer to;
+    0: off, as without a read-out."""
     memory: float = 1.5e9
     """Bytes of activations that may wait at once. More samples than fit are only read out."""
 
@@ -55,5 +58,9 @@ class Config:
             value = getattr(self, name)
             if not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise FinepruningError(f"{name}={value!r}: must be between 0 and 1")
+        if not (isinstance(self.neighbours, int | float) and 0 <= self.neighbours < math.inf):
+            raise FinepruningError(
+                f"neighbours={self.neighbours!r}: must be a finite number, 0 or more"
+            )
         if not (isinstance(self.seed, int) and 0 <= self.seed < 2**63):
             raise FinepruningError(f"seed={self.seed!r}: must be a whole number from 0 to 2^63 - 1")

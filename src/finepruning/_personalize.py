@@ -21,12 +21,13 @@ from ._errors import FinepruningError
 from ._find import Found, find_layers
 from ._layers import Layer
 from ._memory import PeakMemory
+from ._neighbours import Agreement
 from ._norms import Norm, find_norms, how_far, normalise_anew, watched, why_kept
 from ._observe import Observation, as_array, observe, precise
 from ._padding import unpadded
 from ._paper import STEPS, prune_by_activity
 from ._plan import budget, global_threshold, relative_saliency, spared, spread
-from ._prune import Pruned, prune
+from ._prune import Pruned, prune, with_neighbours
 from ._readout import Readout, read_out
 from ._scratch import Scratch
 from ._tokens import started, transcribed, writes_tokens
@@ -157,6 +158,8 @@ def _run(
         )
 
     done: dict[str, Pruned] = {}
+    agreements: list[Agreement] = []
+    neighbourly = config.neighbours > 0 and config.effort == "best"
     solving = 0.0
     if config.effort == "paper":
         with _bar(progress, "prune", STEPS * len(seen.calibration)) as bar:
@@ -167,7 +170,11 @@ def _run(
     else:
         keep = plan_layers(found.layers, seen, silent, keep_total, config)
         with _bar(progress, "prune", len(keep)) as bar:
-            pruning = prune(personal, found, seen, keep, silent, config, where, bar.update)
+            fit = None
+            if answer is not None and seen.trace.head is not None and neighbourly:
+                shift = torch.from_numpy(answer.shift)
+                fit = with_neighbours(seen.trace.head, shift, config.neighbours, agreements)
+            pruning = prune(personal, found, seen, keep, silent, config, where, bar.update, fit)
         done, solving = pruning.layers, pruning.seconds
     pruned_at = time.perf_counter()
 
@@ -190,8 +197,9 @@ def _run(
         "total": time.perf_counter() - started,
     }
     report = account(
-        found, seen, done, answer, refused, follow, config, seconds, total, memory.above_start()
-    )
+        found, seen, done, answer, refused, follow, agreements, config, seconds, total,
+        memory.above_start(),
+    )  # fmt: skip
     pruned, changed = _parameter_names(personal, model, found.layers)
     return Result(personal, report, base, pruned, changed)
 

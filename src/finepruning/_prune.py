@@ -32,6 +32,7 @@ from ._find import Found
 from ._flow import flow
 from ._layers import Layer
 from ._memory import release_free_memory
+from ._neighbours import Agreement, agreed
 from ._observe import Observation, precise
 from ._scratch import Scratch
 
@@ -187,6 +188,38 @@ def compensated(
     matrix = torch.zeros_like(W)
     matrix[:, live] = fitted * scale[..., None]
     return matrix, fitted_bias(matrix, *means).reshape(-1), Pruned(error, macs)
+
+
+def with_neighbours(head: Layer, shift: Tensor, most: float, found: list[Agreement]) -> Fit:
+    """The fit of ``best``, with neighbours' answers in what the last layer is fitted to.
+
+    ``shift`` ``(K,)`` is the read-out's, ``most`` what a neighbour weighs at most; what came of it
+    is appended to ``found``.
+    """
+
+    def fit(
+        layer: Layer,
+        inputs: Mapping[int, Tensor],
+        seen: Observation,
+        keep: int,
+        silent: Tensor | None,
+        config: Config,
+    ) -> tuple[Tensor, Tensor | None, Pruned]:
+        if layer is not head or not inputs:
+            return compensated(layer, inputs, seen, keep, silent, config)
+        kept = [seen.outputs[layer.name][batch] for batch in inputs]
+        xs = zip(inputs.values(), kept, strict=True)
+        features = torch.cat([layer.columns(x, k.sample, k.position)[0] for x, k in xs])
+        logits = torch.cat([k.y[0] for k in kept])
+        agreement = agreed(logits.double() + shift.to(logits.device), features, most)
+        wanted = logits + agreement.change.to(logits.dtype)
+        for k, y in zip(kept, torch.split(wanted, [k.y.shape[1] for k in kept]), strict=True):
+            k.y = y[None]
+        found.append(agreement)
+        matrix, bias, done = compensated(layer, inputs, seen, keep, silent, config)
+        return matrix, bias, Pruned(done.error, done.macs + agreement.macs)
+
+    return fit
 
 
 def score_and_repair(select: Select) -> Fit:
