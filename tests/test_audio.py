@@ -173,6 +173,21 @@ def test_texts(tmp_path: Path) -> None:
 # Front ends
 
 
+def test_silence_that_has_no_logarithm_is_skipped_and_named(tmp_path: Path) -> None:
+    tone(tmp_path / "a.wav")
+    soundfile.write(tmp_path / "silent.wav", np.zeros(16000, "f4"), 16000)
+
+    def energies(wave: Tensor) -> dict[str, Tensor]:
+        return {"x": wave.unfold(0, 400, 400).square().mean(1).log()}
+
+    folder = AudioFolder(tmp_path, FrontEnd(energies))
+    (batch,) = list(folder)
+    assert len(batch["x"]) == 1
+    ((path, reason),) = folder.skipped
+    assert path.name == "silent.wav"
+    assert "NaN or infinite" in reason
+
+
 def test_the_users_own_function(tmp_path: Path) -> None:
     tone(tmp_path / "a.wav", rate=44100, channels=2)
 

@@ -281,11 +281,19 @@ class AudioFolder(Folder[list[Inputs]]):
             wave = wave[:limit]
         pieces = [p for p in torch.split(wave, limit) if len(p) >= SHORTEST * rate]
         try:
-            return [self.front(piece) for piece in pieces]
+            made = [self.front(piece) for piece in pieces]
         except Exception as error:  # the user's own callable: whatever it raises stops the job
             raise FinepruningError(
                 f"{path}: the front end failed with {type(error).__name__}: {error}"
             ) from error
+        if not all(map(_finite, made)):
+            return "the front end gives NaN or infinite values for it (nothing but silence?)"
+        return made
+
+
+def _finite(inputs: Inputs) -> bool:
+    values = [inputs] if isinstance(inputs, Tensor) else inputs.values()
+    return all(bool(value.isfinite().all()) for value in values)
 
 
 def _shape(inputs: Inputs) -> Any:
