@@ -477,6 +477,8 @@ def by_activity(net: Network, x: Any, keep: int) -> None:
 def neighbours(q: Array, features: Array, most: float) -> Array:
     """What each sample's nearest add to its logits, where they answer alike."""
     n = len(q)
+    if n <= _neighbours.MOST_NEIGHBOURS:
+        return np.zeros_like(q)
 
     def softmax(a: Array) -> Array:
         e = np.exp(a - a.max())
@@ -485,10 +487,14 @@ def neighbours(q: Array, features: Array, most: float) -> Array:
     f = [x - features.mean(0) for x in features]
     f = [x / max(np.sqrt(x @ x), 1e-12) for x in f]
     near = [sorted(set(range(n)) - {i}, key=lambda j: -(f[i] @ f[j])) for i in range(n)]
+    answer = q.argmax(1)
     best, asked, weight = 0.0, 0, 0.0
-    for k in range(1, min(_neighbours.MOST_NEIGHBOURS, n - 1) + 1):
-        same = np.mean([q[i].argmax() == q[j].argmax() for i in range(n) for j in near[i][:k]])
-        w = most * min(1, max(0, (same - 0.8) / (0.9 - 0.8)))
+    for k in range(1, _neighbours.MOST_NEIGHBOURS + 1):
+        shares = [
+            np.mean([answer[j] == c for i in np.flatnonzero(answer == c) for j in near[i][:k]])
+            for c in set(answer)
+        ]
+        w = most * min(1, max(0, (np.mean(shares) - 0.8) / (0.9 - 0.8)))
         if w * np.sqrt(k) > best:
             best, asked, weight = w * np.sqrt(k), k, w
     z, message = [softmax(a) for a in q], np.zeros_like(q)

@@ -456,7 +456,7 @@ def test_neighbours(kind: str, most: float) -> None:
     """Samples that lie in a few heaps answer alike, for the most part, and correct each other."""
     case = make(kind, seed=4)
     heaps = torch.randn(6, *case.x.shape[1:]).double()
-    case.x = 2 * heaps[torch.arange(2 * SAMPLES) % 6] + 0.7 * case.x
+    case.x = 2 * heaps[torch.arange(2 * SAMPLES) % 6] + 0.5 * case.x
     config = Config(sparsity=0.5, positions=ALL, neighbours=most)
     found = conform(case, case.batches(), config, 1e-5).report.neighbours
     assert found["applied"] == (most > 0)

@@ -8,7 +8,6 @@ from typing import Any
 
 from ._config import Config
 from ._find import Found
-from ._neighbours import Agreement
 from ._observe import Observation
 from ._paper import STEPS
 from ._prune import Pruned
@@ -26,8 +25,9 @@ class LayerReport:
     weights: int
     zeros: int
     error: float | None
-    """Share of the dense outputs' variance missed on the calibration data; None where not
-    measured."""
+    """Share of the variance of the outputs wanted, the dense ones, that is missed on the
+    calibration data; None where not measured. What is wanted of the last layer, neighbours have
+    had a say in."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,6 @@ def account(
     answer: Readout | None,
     refused: str,
     norms: dict[str, Any],
-    agreements: list[Agreement],
     config: Config,
     seconds: dict[str, float],
     total: int,
@@ -126,7 +125,7 @@ def account(
         left_alone=dict(found.skipped),
         readout=readout,
         norms=norms,
-        neighbours=_neighbours(agreements, refused, config),
+        neighbours=_neighbours(done, refused, config),
         seconds=seconds,
         peak_memory=peak_memory,
         macs={"dense": dense, "personal": personal},
@@ -134,21 +133,16 @@ def account(
     )
 
 
-def _neighbours(agreements: list[Agreement], refused: str, config: Config) -> dict[str, Any]:
-    if not agreements:
-        reason = refused or "the last layer was not fitted"
-        if config.neighbours == 0 or config.effort != "best":
-            reason = "not asked for"
-        return {"applied": False, "reason": reason}
-    (found,) = agreements
-    reason = "" if found.neighbours else "they do not agree"
-    return {
-        "applied": found.neighbours > 0,
-        "reason": reason,
-        "asked": found.neighbours,
-        "same": found.same,
-        "weight": found.weight,
-    }
+def _neighbours(done: Mapping[str, Pruned], refused: str, config: Config) -> dict[str, Any]:
+    found = next((layer.agreement for layer in done.values() if layer.agreement), None)
+    if found is not None:
+        numbers = {"asked": found.neighbours, "same": found.same, "weight": found.weight}
+        reason = "they do not agree" if found.neighbours else "there are too few samples"
+        applied = found.weight > 0
+        return {"applied": applied, "reason": "" if applied else reason, **numbers}
+    if config.neighbours == 0 or config.effort != "best":
+        refused = "not asked for"
+    return {"applied": False, "reason": refused or "the last layer was not fitted"}
 
 
 def format_report(report: Mapping[str, Any]) -> str:
@@ -198,13 +192,11 @@ def _norms_line(norms: Mapping[str, Any] | None) -> str:
 
 def _neighbours_line(neighbours: Mapping[str, Any] | None) -> str:
     if neighbours is None:
-        return "not asked: an earlier version"
+        return "left out: an earlier version"
+    same = f" ({neighbours['same']:.0%} answer alike)" if neighbours.get("asked") else ""
     if not neighbours["applied"]:
-        return f"not believed: {neighbours['reason']}"
-    return (
-        f"{neighbours['asked']} of each sample asked, {neighbours['same']:.0%} answer alike"
-        f" (weight {neighbours['weight']:.2f})"
-    )
+        return f"left out: {neighbours['reason']}{same}"
+    return f"{neighbours['asked']} a sample asked{same}, weight {neighbours['weight']:.2f}"
 
 
 def _readout_line(readout: Mapping[str, Any]) -> str:

@@ -58,9 +58,7 @@ class Config:
             value = getattr(self, name)
             if not (isinstance(value, int | float) and 0 <= value <= 1):
                 raise FinepruningError(f"{name}={value!r}: must be between 0 and 1")
-        if not (isinstance(self.neighbours, int | float) and 0 <= self.neighbours < math.inf):
-            raise FinepruningError(
-                f"neighbours={self.neighbours!r}: must be a finite number, 0 or more"
-            )
+        if not (isinstance(self.neighbours, int | float) and 0 <= self.neighbours <= 100):
+            raise FinepruningError(f"neighbours={self.neighbours!r}: must be between 0 and 100")
         if not (isinstance(self.seed, int) and 0 <= self.seed < 2**63):
             raise FinepruningError(f"seed={self.seed!r}: must be a whole number from 0 to 2^63 - 1")

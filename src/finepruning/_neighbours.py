@@ -16,81 +16,95 @@ from torch import Tensor
 from torch.nn import functional as F
 
 MOST_NEIGHBOURS = 10
+"""Fewer samples than this and one are not looked at."""
 DISAGREE, AGREE = 0.8, 0.9
 """Shares of neighbours with the same answer at which they count nothing, and in full."""
-BLOCK = 1024
-"""Samples that are looked at together; more are dealt into several such sets."""
-STEPS, TOLERANCE = 100, 1e-6
+BLOCK = 512
+"""Samples that are looked at together; more are dealt into several such sets, at random."""
+STEPS, TOLERANCE = 100, 1e-4
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What :func:`agreed` found."""
+    """How far neighbours are believed."""
 
-    change: Tensor
-    """To be added to the logits wanted, ``(n, K)``."""
-    neighbours: int = 0
-    """How many each sample asks, in the first set of samples; 0: they are not believed."""
-    same: float = 0.0
-    """Share of these that give the same answer."""
-    weight: float = 0.0
-    """What a neighbour that is sure adds to the logit of its class."""
-    macs: float = 0.0
+    neighbours: int
+    """How many each sample asks."""
+    same: float
+    """Share of these that give the same answer, as a mean over the classes answered."""
+    weight: float
+    """What a neighbour that is sure adds to the logit of its class; 0: nothing is changed."""
+    macs: float
     """Multiply-accumulates that it took."""
 
 
-def agreed(logits: Tensor, features: Tensor, most: float) -> Agreement:
-    """What the neighbours change of ``logits`` ``(n, K)``, which include the read-out's shift.
+def agreed(logits: Tensor, features: Tensor, most: float) -> tuple[Tensor, Agreement]:
+    """What the neighbours add to ``logits`` ``(n, K)``, which include the read-out's shift.
 
     >>> classes = torch.arange(40) % 2
     >>> features = F.one_hot(classes).double() + torch.rand(40, 2) / 10
     >>> logits = F.one_hot(classes).double() * 4
     >>> logits[0] = torch.tensor([1.0, 1.2])  # the odd one out
-    >>> found = agreed(logits, features, most=1.0)
-    >>> int((logits + found.change)[0].argmax())
+    >>> change, found = agreed(logits, features, most=1.0)
+    >>> int((logits + change)[0].argmax())
     0
 
     ``features`` ``(n, D)`` are the last layer's inputs. The affinity ``a_ij`` of two samples is the
     mean of "j is among i's nearest" and the converse, by the cosine of centred features. With the
     logits ``q``, ``z = softmax(q + w a z)`` is iterated, and the change is ``w a z``. The weight
     ``w`` rises from 0 to ``most`` as the share of neighbours with the same answer rises from 0.8 to
-    0.9; of 1 to 10 neighbours as many are asked as make ``w`` times the root of their number
-    largest. All in float64.
+    0.9: the mean of the shares of each class answered, since a class of most samples agrees by
+    chance. Of 1 to 10 neighbours as many are asked as make ``w`` times the root of their number
+    largest. In float64, but for the change, which has the dtype of ``logits``.
     """
-    logits, features = logits.double(), features.double()
-    sets = -(-len(logits) // BLOCK)
-    found = [_agreed(logits[i::sets], features[i::sets], most) for i in range(sets)]
-    change = torch.empty_like(logits)
-    for i, part in enumerate(found):
-        change[i::sets] = part.change
-    first = found[0]
-    macs = sum(part.macs for part in found)
-    return Agreement(change, first.neighbours, first.same, first.weight, macs)
-
-
-def _agreed(logits: Tensor, features: Tensor, most: float) -> Agreement:
-    (n, K), D = logits.shape, features.shape[1]
-    near, answer = _nearest(features), logits.argmax(1)
-    asked = torch.arange(1, near.shape[1] + 1).to(logits)
-    same = (answer[near] == answer[:, None]).double().mean(0).cumsum(0) / asked
-    weights = most * ((same - DISAGREE) / (AGREE - DISAGREE)).clip(0, 1)
-    if not len(weights) or not bool(weights.any()):
-        return Agreement(torch.zeros_like(logits), macs=n * n * D)
-    best = int((weights * asked.sqrt()).argmax())
-    weight = float(weights[best])
-    a = torch.zeros(n, n).to(logits).scatter_(1, near[:, : best + 1], weight / 2)
-    a += a.mT.clone()
-    z, message, macs = logits.softmax(1), logits, n * n * D
-    for _ in range(STEPS):
-        message, before = a @ z, z
-        z, macs = (logits + message).softmax(1), macs + n * n * K
-        if float((z - before).abs().max()) < TOLERANCE:
+    (n, K), change = logits.shape, torch.zeros_like(logits)
+    if n <= MOST_NEIGHBOURS:
+        return change, Agreement(0, 0.0, 0.0, 0.0)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).to(logits.device)
+    dealt = -(-n // BLOCK)
+    sets = [order[i::dealt] for i in range(dealt)]
+    near = [_nearest(features[one].double()) for one in sets]
+    answer = logits.argmax(1)
+    same = torch.cat(
+        [answer[one][by] == answer[one][:, None] for one, by in zip(sets, near, strict=True)]
+    )
+    shares = _class_means(same.double(), answer[torch.cat(sets)])
+    asked = torch.arange(1, MOST_NEIGHBOURS + 1).to(shares)
+    shares = shares.cumsum(0) / asked
+    weights = most * ((shares - DISAGREE) / (AGREE - DISAGREE)).clip(0, 1)
+    score = weights * asked.sqrt() if bool(weights.any()) else shares
+    count = int(score.argmax()) + 1
+    weight = float(weights[count - 1])
+    macs = sum(len(one) ** 2 for one in sets) * features.shape[1]
+    for one, by in zip(sets, near, strict=True):
+        if weight == 0:
             break
-    return Agreement(message, best + 1, float(same[best]), weight, macs)
+        a = torch.zeros(len(one), len(one)).to(shares).scatter_(1, by[:, :count], weight / 2)
+        message, steps = _settled(logits[one].double(), a + a.mT)
+        change[one] = message.to(change.dtype)
+        macs += len(one) ** 2 * K * steps
+    return change, Agreement(count, float(shares[count - 1]), weight, macs)
 
 
 def _nearest(features: Tensor) -> Tensor:
-    """Numbers ``(n, k)`` of each sample's nearest, the first first; of equal ones the earlier."""
+    """Numbers ``(n, 10)`` of each sample's nearest, the first first; of equal ones the earlier."""
     f = F.normalize(features - features.mean(0), dim=1)
     order = (f @ f.mT).fill_diagonal_(-torch.inf).sort(dim=1, descending=True, stable=True).indices
-    return order[:, : min(MOST_NEIGHBOURS, len(f) - 1)]
+    return order[:, :MOST_NEIGHBOURS]
+
+
+def _class_means(values: Tensor, answer: Tensor) -> Tensor:
+    """Means of the columns of ``values`` ``(n, k)`` over each class answered, averaged."""
+    count = answer.bincount()
+    return (values / count[answer, None]).sum(0) / (count > 0).sum()
+
+
+def _settled(q: Tensor, a: Tensor) -> tuple[Tensor, int]:
+    """``a z`` where ``z = softmax(q + a z)`` has settled, and the products that it took."""
+    z, moved, steps = q.softmax(1), torch.inf, 0
+    message = torch.zeros_like(z)
+    while moved >= TOLERANCE and steps < STEPS:
+        message, before, steps = a @ z, z, steps + 1
+        z = (q + message).softmax(1)
+        moved = float((z - before).abs().max())
+    return message, steps

@@ -21,7 +21,6 @@ from ._errors import FinepruningError
 from ._find import Found, find_layers
 from ._layers import Layer
 from ._memory import PeakMemory
-from ._neighbours import Agreement
 from ._norms import Norm, find_norms, how_far, normalise_anew, watched, why_kept
 from ._observe import Observation, as_array, observe, precise
 from ._padding import unpadded
@@ -158,8 +157,6 @@ def _run(
         )
 
     done: dict[str, Pruned] = {}
-    agreements: list[Agreement] = []
-    neighbourly = config.neighbours > 0 and config.effort == "best"
     solving = 0.0
     if config.effort == "paper":
         with _bar(progress, "prune", STEPS * len(seen.calibration)) as bar:
@@ -170,10 +167,9 @@ def _run(
     else:
         keep = plan_layers(found.layers, seen, silent, keep_total, config)
         with _bar(progress, "prune", len(keep)) as bar:
-            fit = None
-            if answer is not None and seen.trace.head is not None and neighbourly:
-                shift = torch.from_numpy(answer.shift)
-                fit = with_neighbours(seen.trace.head, shift, config.neighbours, agreements)
+            head, fit = seen.trace.head, None
+            if config.effort == "best" and config.neighbours and answer is not None and head:
+                fit = with_neighbours(head, torch.from_numpy(answer.shift), config.neighbours)
             pruning = prune(personal, found, seen, keep, silent, config, where, bar.update, fit)
         done, solving = pruning.layers, pruning.seconds
     pruned_at = time.perf_counter()
@@ -197,9 +193,8 @@ def _run(
         "total": time.perf_counter() - started,
     }
     report = account(
-        found, seen, done, answer, refused, follow, agreements, config, seconds, total,
-        memory.above_start(),
-    )  # fmt: skip
+        found, seen, done, answer, refused, follow, config, seconds, total, memory.above_start()
+    )
     pruned, changed = _parameter_names(personal, model, found.layers)
     return Result(personal, report, base, pruned, changed)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +49,13 @@ class Pruned:
     """What was done to one layer."""
 
     error: float | None
-    """Share of the dense outputs' variance missed on the calibration data; None: not measured."""
+    """Share of the variance of the outputs wanted, the dense ones, that is missed on the
+    calibration data; None: not measured. What is wanted of the last layer, neighbours have had a
+    say in."""
     macs: float
     """Multiply-accumulates that its statistics and its solve took."""
+    agreement: Agreement | None = None
+    """What neighbours had to say, where they were asked."""
 
 
 @dataclass
@@ -190,11 +194,10 @@ def compensated(
     return matrix, fitted_bias(matrix, *means).reshape(-1), Pruned(error, macs)
 
 
-def with_neighbours(head: Layer, shift: Tensor, most: float, found: list[Agreement]) -> Fit:
+def with_neighbours(head: Layer, shift: Tensor, most: float) -> Fit:
     """The fit of ``best``, with neighbours' answers in what the last layer is fitted to.
 
-    ``shift`` ``(K,)`` is the read-out's, ``most`` what a neighbour weighs at most; what came of it
-    is appended to ``found``.
+    ``shift`` ``(K,)`` is the read-out's, ``most`` what a neighbour weighs at most.
     """
 
     def fit(
@@ -211,13 +214,12 @@ def with_neighbours(head: Layer, shift: Tensor, most: float, found: list[Agreeme
         xs = zip(inputs.values(), kept, strict=True)
         features = torch.cat([layer.columns(x, k.sample, k.position)[0] for x, k in xs])
         logits = torch.cat([k.y[0] for k in kept])
-        agreement = agreed(logits.double() + shift.to(logits.device), features, most)
-        wanted = logits + agreement.change.to(logits.dtype)
-        for k, y in zip(kept, torch.split(wanted, [k.y.shape[1] for k in kept]), strict=True):
+        change, agreement = agreed(logits + shift.to(logits), features, most)
+        wanted = torch.split(logits + change, [k.y.shape[1] for k in kept])
+        for k, y in zip(kept, wanted, strict=True):
             k.y = y[None]
-        found.append(agreement)
         matrix, bias, done = compensated(layer, inputs, seen, keep, silent, config)
-        return matrix, bias, Pruned(done.error, done.macs + agreement.macs)
+        return matrix, bias, replace(done, macs=done.macs + agreement.macs, agreement=agreement)
 
     return fit
 
