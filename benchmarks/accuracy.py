@@ -1,7 +1,8 @@
 """Accuracy and cost of every method for many users, on data that was not adapted to.
 
-    python benchmarks/accuracy.py dogs|breeds|cifar|shift|speech [--methods best,fast,...]
-        [--users 10] [--sparsities 0.5,0.7] [--ns 16,128,all] [--networks resnet20] [--smoke]
+    python benchmarks/accuracy.py dogs|breeds|cifar|unequal|shift|speech
+        [--methods best,fast,...] [--users 10] [--sparsities 0.5,0.7] [--ns 16,128,all]
+        [--networks resnet20] [--smoke]
 
 The rows go to a file in ``results/`` for each network. Rows that are there are not measured again,
 so an interrupted run goes on where it stopped; delete rows to have them measured anew.
@@ -19,7 +20,7 @@ from methods import METHODS
 from networks import load_network
 from users import NETWORKS, USERS, User
 
-DEFAULT_USERS = {"dogs": 5, "breeds": 20, "cifar": 10, "shift": 5, "speech": 6}
+DEFAULT_USERS = {"dogs": 5, "breeds": 20, "cifar": 10, "unequal": 10, "shift": 5, "speech": 6}
 
 
 def sized(user: User, ns: list[str]) -> Iterator[User]:

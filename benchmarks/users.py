@@ -184,6 +184,29 @@ def cifar_users(users: int) -> Iterator[User]:
         yield class_user(pool, seed)
 
 
+def unequal_users(users: int, most: int = 250) -> Iterator[User]:
+    """People of 3 or 5 of the 10 classes who have some of these far more often than others, among
+    what they hold and among what they are tested on alike."""
+    pool = Pool(*cifar())
+    for count, ratio in ((3, 3), (5, 2)):
+        for seed in range(users):
+            equal = class_user(pool, seed, count, most=len(pool.truth))
+            often = np.random.default_rng(seed).permutation(equal.classes)
+            own, tested = (_thinned(pool, part, often, ratio) for part in (equal.own, equal.tested))
+            kind = f"{equal.kind}, each {ratio} times as often as the next"
+            yield User(kind, f"{count}unequal-{seed}", equal.classes, pool, own[:most], tested)
+
+
+def _thinned(pool: Pool, index: Tensor, often: np.ndarray, ratio: int) -> Tensor:
+    """All samples of the first class of ``often``, one of ``ratio`` of the second, and so on."""
+    truth = pool.truth[index]
+    kept = torch.zeros(len(index), dtype=torch.bool)
+    for rank, c in enumerate(often.tolist()):
+        of_class = torch.nonzero(truth == c)[:, 0]
+        kept[of_class[: max(1, len(of_class) // ratio**rank)]] = True
+    return index[kept]
+
+
 def shift_users(users: int, tests: int = 1000, most: int = 250) -> Iterator[User]:
     """People of all ten classes, whose camera differs from the one the network was trained on."""
     images, labels = cifar()
@@ -244,6 +267,7 @@ NETWORKS = {
     "dogs": ("resnet50",),
     "breeds": ("resnet50",),
     "cifar": ("resnet20", "resnet56"),
+    "unequal": ("resnet20",),
     "shift": ("resnet20", "resnet56"),
     "speech": ("dscnn", "transformer", "dscnn-small"),
 }
@@ -251,6 +275,7 @@ USERS = {
     "dogs": dogs_users,
     "breeds": breed_users,
     "cifar": cifar_users,
+    "unequal": unequal_users,
     "shift": shift_users,
     "speech": speech_users,
 }

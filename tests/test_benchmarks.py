@@ -192,7 +192,7 @@ def fingerprint(user: Any) -> tuple[Any, ...]:
     return (user.kind, user.name, *indices, user.unlabelled.sum().item(), user.test.sum().item())
 
 
-@pytest.mark.parametrize("name", ["dogs", "breeds", "cifar", "shift"])
+@pytest.mark.parametrize("name", ["dogs", "breeds", "cifar", "unequal", "shift"])
 def test_users_are_drawn_alike_and_tested_on_other_samples(data: Path, name: str) -> None:
     found, again = [*users.USERS[name](2)], [*users.USERS[name](2)]
     assert [fingerprint(user) for user in found] == [fingerprint(user) for user in again]
@@ -213,6 +213,15 @@ def test_breed_users_hold_all_photos_of_their_breeds(data: Path) -> None:
     for user in found:
         assert (user.n, len(user.tested)) == (2 * len(user.classes), 2 * len(user.classes))
     assert min(users.breed_users(1), key=lambda u: u.name).classes == found[3].classes
+
+
+def test_unequal_users_have_some_classes_more_often(data: Path) -> None:
+    for user in users.unequal_users(2):
+        ratio = {3: 3, 5: 2}[len(user.classes)]
+        for truth in (user.truth, user.labels):
+            often = sorted(truth.bincount(minlength=10).tolist(), reverse=True)
+            wanted = [max(1, 15 // ratio**rank) for rank in range(len(user.classes))]
+            assert often == wanted + [0] * (10 - len(wanted))
 
 
 def test_photos_are_decoded_once_and_only_when_asked_for(data: Path, monkeypatch: Any) -> None:
