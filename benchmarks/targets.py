@@ -62,12 +62,15 @@ def ten_breeds(group: Group) -> Iterator[Target]:
             told=True,
         )
     for sparsity in (0.6, 0.7, 0.8, 0.9):
+        # Without our repair they are far below at the headline sparsity: measured there alone.
+        mended = "" if sparsity == HEADLINE else "our repair and "
         yield _clearly_above(
             f"Ten dog breeds, 128 photos, {sparsity:.0%} sparse: above every control that prunes,"
-            " with the read-out, by more than the interval",
+            f" with {mended}the read-out, by more than the interval",
             group,
             128,
             sparsity,
+            READ_OUT if sparsity == HEADLINE else " + repair" + READ_OUT,
         )
     yield _above(
         "Ten dog breeds, 128 photos, 80% sparse: at most 3 points below dense + read-out",
@@ -166,18 +169,22 @@ def _above(what: str, ours: Rows, theirs: Rows, margin: float, told: bool = Fals
     return Target(what, f"{a:.1%} against {b:.1%}: {points(a - b)} points", a - b >= margin - 1e-9)
 
 
-def _clearly_above(what: str, group: Group, n: int, sparsity: float) -> Target:
-    """Ours above each control that prunes, with the read-out, by more than the interval of the
+ENOUGH = 3
+"""Draws that a control is to be measured on before anything is said."""
+
+
+def _clearly_above(what: str, group: Group, n: int, sparsity: float, ending: str) -> Target:
+    """Ours above each control that prunes and has that ``ending``, by more than the interval of the
     difference. Only when all of them are measured can it be said."""
     ours = group.at(n, sparsity, OURS)
-    declared = [m for m in group.applicable if m in CONTROLS and PRUNES[m] and m.endswith(READ_OUT)]
+    declared = [m for m in group.applicable if m in CONTROLS and PRUNES[m] and m.endswith(ending)]
     leads, complete = [], 0
     for control in declared:
         mean, half, users = difference(ours, group.at(n, sparsity, control))
         if users > 1:
             on = "" if users == len(ours) else f" on {users} of {len(ours)}"
             leads.append((mean - half, points(mean, half) + on, control))
-            complete += users == len(ours)
+            complete += users >= min(ENOUGH, len(ours))
     if not leads:
         return Target(what)
     lead, text, control = min(leads)

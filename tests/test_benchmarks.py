@@ -572,6 +572,18 @@ def test_controls_are_to_be_beaten_by_more_than_the_interval(tmp_path: Path) -> 
         (found,) = met(tmp_path / "a", "70% sparse: above every control")
         return found
 
+    (mended,) = met(tmp_path / "a", "60% sparse: above every control")
+    assert mended == ("not measured", None)
+    for name in declared:
+        rows = [replace(r, wanted=0.6) for r in draws(name, [200, 203, 203])]
+        if "repair" in name:
+            write(tmp_path / "c", "dogs-resnet50", rows)
+    ours = [replace(r, wanted=0.6) for r in draws(OURS, [210, 212, 214, 214])]
+    write(tmp_path / "c", "dogs-resnet50", ours)
+    ((text, enough),) = met(tmp_path / "c", "60% sparse: above every control")
+    repaired = sum("repair" in name for name in declared)
+    assert (text.split(";")[0], enough) == (f"clearly beaten: {repaired} of {repaired}", True)
+
     all_of_them = len(declared)
     so_far = f"2 of {all_of_them} measured so far, clearly beaten: 2; "
     assert reached() == (f"{so_far}least clear: +3.8 ± 2.5 on 2 of 3 to {second}", None)
