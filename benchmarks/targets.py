@@ -62,7 +62,7 @@ def ten_breeds(group: Group) -> Iterator[Target]:
             told=True,
         )
     for sparsity in (0.6, 0.7, 0.8, 0.9):
-        # Without our repair they are far below at the headline sparsity: measured there alone.
+        # Without our repair none is stronger at the headline sparsity: measured there alone.
         mended = "" if sparsity == HEADLINE else "our repair and "
         yield _clearly_above(
             f"Ten dog breeds, 128 photos, {sparsity:.0%} sparse: above every control that prunes,"
