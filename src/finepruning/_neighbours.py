@@ -76,9 +76,9 @@ def agreed(logits: Tensor, features: Tensor, most: float) -> tuple[Tensor, Agree
     count = int(score.argmax()) + 1
     weight = float(weights[count - 1])
     macs = sum(len(one) ** 2 for one in sets) * features.shape[1]
+    if weight == 0:
+        return change, Agreement(count, float(shares[count - 1]), weight, macs)
     for one, by in zip(sets, near, strict=True):
-        if weight == 0:
-            break
         a = torch.zeros(len(one), len(one)).to(shares).scatter_(1, by[:, :count], weight / 2)
         message, steps = _settled(logits[one].double(), a + a.mT)
         change[one] = message.to(change.dtype)
