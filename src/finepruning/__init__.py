@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from ._account import LayerReport, Report
+    from .report.account import LayerReport, Report
     from ._artifact import load, read_report
     from ._config import Config
     from ._errors import FinepruningError
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ._personalize import Result, personalize
 
 _ROOMS = {
-    "LayerReport": "_account",
-    "Report": "_account",
+    "LayerReport": "report.account",
+    "Report": "report.account",
     "load": "_artifact",
     "read_report": "_artifact",
     "Config": "_config",

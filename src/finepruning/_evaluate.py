@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ._batches import Batch, logits_of
+from .data.batches import Batch, logits_of
 from ._errors import FinepruningError
-from ._padding import Unpad
+from .data.padding import Unpad
 
 
 def wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from ._audio import find_audio, need
-from ._batches import Batch, logits_of
+from .data.batches import Batch, logits_of
 from ._errors import FinepruningError
 from ._evaluate import as_batch
-from ._padding import Unpad
-from ._tokens import generate, started, writes_tokens
+from .data.padding import Unpad
+from .data.tokens import generate, started, writes_tokens
 
 NAMES = ("file_name", "filename", "path", "file", "audio", "id")
 TEXTS = ("text", "transcription", "transcript", "sentence")

@@ -1,28 +1,70 @@
-"""Plan: one budget of weights, spread over the layers by what was measured. Plain matrices only."""
+"""Plan: one budget of weights, spread over the layers by what was measured."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from ._core import Matrix, saliency, top
+from .arrays import Matrix, like, top
+from .evidence import Evidence
+from .fit import saliency
+from .options import number
 
-NARROW, SPARED = 16, 1 / 3
-"""Layers whose outputs see fewer inputs than this each are left whole, where all of them take no
-more than this share of what is kept: there is little to lose in them, and much harm."""
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How the budget is spread."""
+
+    tempering: float = number(0.3, 0, 1)
+    """0: every layer the same sparsity; 1: all by measured energy; between: a geometric mean."""
+    narrow: int = number(16, 0)
+    spared: float = number(1 / 3, 0, 1)
+    """Layers whose outputs see fewer than ``narrow`` inputs each are left whole, where all of them
+    take no more than this share of what is kept: there is little to lose in them, and much harm."""
 
 
-def spared(shapes: Mapping[str, tuple[int, ...]], keep: int) -> dict[str, int]:
+DEFAULT = PlanOptions()
+
+
+def plan(
+    weights: Mapping[str, Matrix],
+    evidence: Mapping[str, Evidence],
+    silent: Mapping[str, Matrix],
+    keep: int,
+    options: PlanOptions = DEFAULT,
+) -> dict[str, int]:
+    """How many weights each layer keeps, of ``keep`` in all.
+
+    ``weights`` are ``(G, O, D)``; ``silent`` names rows ``(O,)`` of some layers that hold none.
+    """
+    scores = {}
+    for name, W in weights.items():
+        seen = evidence[name]
+        score = relative_saliency(W, like(seen.inputs.variance, W), seen.outputs.variance)
+        if name in silent:
+            score = score[:, ~silent[name]]
+        scores[name] = score if isinstance(score, np.ndarray) else score.cpu().numpy()
+    whole = spared({name: score.shape for name, score in scores.items()}, keep, options)
+    scores = {name: score for name, score in scores.items() if name not in whole}
+    sizes = {name: score.size for name, score in scores.items()}
+    keep -= sum(whole.values())
+    return whole | spread(sizes, global_threshold(scores, keep), keep, options.tempering)
+
+
+def spared(
+    shapes: Mapping[str, tuple[int, ...]], keep: int, options: PlanOptions = DEFAULT
+) -> dict[str, int]:
     """The layers that are left whole, of ``shapes`` ``(G, O, D)``, and how many weights they have:
     depthwise convolutions, and the first one of a picture or spectrogram with one channel.
 
     >>> spared({"depthwise": (64, 1, 9), "pointwise": (1, 64, 64)}, keep=2048)
     {'depthwise': 576}
     """
-    narrow = {name: math.prod(s) for name, s in shapes.items() if s[2] < NARROW}
-    few = sum(narrow.values()) <= SPARED * keep and len(narrow) < len(shapes)
+    narrow = {name: math.prod(s) for name, s in shapes.items() if s[2] < options.narrow}
+    few = sum(narrow.values()) <= options.spared * keep and len(narrow) < len(shapes)
     return narrow if few else {}
 
 

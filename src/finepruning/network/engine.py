@@ -1,0 +1,242 @@
+"""The engine: the one place where data runs through a network.
+
+It owns the personal copy of the network and offers two verbs. :meth:`Engine.stream` lets batches
+through one by one, and what wants to know is shown each call of each tap. :meth:`Engine.lock_step`
+lets many batches flow layer by layer: each runs the ordinary forward pass and stops where it meets a
+tap that has not been visited; when every batch that will come has come, the tap is visited once with
+all their inputs, and the batches go on. So each layer is seen with inputs that carry everything done
+upstream, in one forward pass, and only the activations at the stops are alive.
+
+Batches under way are greenlets of the calling thread, one a batch: they switch only where they stop.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from greenlet import getcurrent, greenlet
+from torch import Tensor, nn
+
+from .._errors import FinepruningError
+from ..data.batches import Batch
+from .ambient import Ambient, Aside
+from .replica import Replicas
+from .taps import Place, Run
+
+Watch = Callable[[Any, Tensor, Tensor], None]
+"""``watch(tap, x, y)``: a tap was called with ``x`` and gave ``y``."""
+Visit = Callable[[Any, dict[int, Tensor]], None]
+"""``visit(tap, inputs)``: the batches, by number, that wait at a tap, with their inputs."""
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A batch that has passed through."""
+
+    batch: Batch
+    output: Any
+    seconds: float
+    """What the network took, without what was watched."""
+
+
+class Engine:
+    """A personal copy of ``model``, in evaluation mode on ``device``, and passes through it.
+
+    ``model`` itself is never run and never written to. Raises :class:`FinepruningError` where it
+    cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        try:
+            self.model = copy.deepcopy(model).eval().to(device)
+        except (RuntimeError, TypeError, NotImplementedError) as error:
+            raise FinepruningError(
+                f"model: cannot be copied ({error}); give a plain module"
+            ) from error
+        self.model.requires_grad_(False)
+        self.device = device
+        self._replicas = Replicas(self.model)
+        self._devices = tuple(dict.fromkeys(("cpu", device.type)))
+        self._layout: torch.memory_format | None = None
+
+    def replica(self, places: Sequence[Place] = (), call: Any = None) -> nn.Module:
+        """A twin of the network with a state of its own, wired at ``places`` to ``call``."""
+        twin, twins = self._replicas.make()
+        for place in places:
+            place.wire(twins[place.module], place.taps, call)
+        return twin
+
+    def stream(
+        self, batches: Iterable[Batch], places: Sequence[Place] = (), watch: Watch | None = None
+    ) -> Iterator[Passed]:
+        """Let ``batches`` through one by one; each finds the network in the state it was given in.
+
+        What ``watch`` raises comes out as it is.
+        """
+        overhead = 0.0
+
+        def call(tap: Any, run: Run, x: Tensor) -> Tensor:
+            nonlocal overhead
+            y = run(x)
+            if watch is not None:
+                self.synchronize()
+                started = time.perf_counter()
+                try:
+                    watch(tap, x, y)
+                except BaseException as error:
+                    raise _Ours(error) from None
+                self.synchronize()
+                overhead += time.perf_counter() - started
+            return y
+
+        for batch in batches:
+            given, twin = self._given(batch), self.replica(places, call)
+            overhead, started = 0.0, time.perf_counter()
+            with torch.no_grad(), _ours_come_out():
+                output = given.call(twin)
+            self.synchronize()
+            yield Passed(batch, output, time.perf_counter() - started - overhead)
+
+    def lock_step(
+        self,
+        batches: Sequence[Batch],
+        places: Sequence[Place],
+        visit: Visit,
+        expected: Mapping[str, set[int]] | None = None,
+    ) -> None:
+        """Let all ``batches`` flow at once; call ``visit`` once for each tap that is met.
+
+        ``expected`` names the batches that will call each tap (known from an earlier pass; default:
+        all). A tap is visited when all of them wait for it; should batches take different routes
+        and wait for each other, the one with most batches waiting goes first.
+        """
+        everyone = set(range(len(batches)))
+        visited: set[str] = set()
+        thread = threading.get_ident()
+
+        def call(tap: Any, run: Run, x: Tensor) -> Tensor:
+            runner = getcurrent()
+            # A thread that the model has started cannot stop here, and passes.
+            if tap.name not in visited and threading.get_ident() == thread:
+                assert isinstance(runner, _Runner)
+                runner.stop_at(tap, x)
+            return run(x)
+
+        def forward(batch: Batch) -> Callable[[], object]:
+            return lambda: self._given(batch).call(self.replica(places, call))
+
+        with torch.no_grad():
+            ambient = Ambient(self._devices)
+            runners = [_Runner(forward(batch), ambient) for batch in batches]
+            try:
+                for runner in runners:
+                    runner.advance()
+                while waiting := _waiting(runners):
+                    full = [
+                        name
+                        for name, (_, at) in waiting.items()
+                        if (expected or {}).get(name, everyone) <= at.keys()
+                    ]
+                    name = full[0] if full else max(waiting, key=lambda n: len(waiting[n][1]))
+                    tap, inputs = waiting.pop(name)
+                    del waiting
+                    visit(tap, inputs)
+                    visited.add(name)
+                    for i in [*inputs]:
+                        del inputs[i]
+                        runners[i].advance()
+            finally:
+                for runner in runners:
+                    runner.abandon()
+
+    def finish(self) -> None:
+        """End the passes: the network's parameters are as they were given, but for their values."""
+
+    def synchronize(self) -> None:
+        """Wait for the device, so that times mean something."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _given(self, batch: Batch) -> Batch:
+        return batch.to(self.device)
+
+
+def _waiting(runners: Sequence[_Runner]) -> dict[str, tuple[Any, dict[int, Tensor]]]:
+    """The taps at which batches wait, by name, in the order of the first batch there."""
+    waiting: dict[str, tuple[Any, dict[int, Tensor]]] = {}
+    for i, runner in enumerate(runners):
+        if runner.at is not None:
+            tap, x = runner.at
+            waiting.setdefault(tap.name, (tap, {}))[1][i] = x
+    return waiting
+
+
+class _Ours(BaseException):
+    """Carries an error of our own code through the user's, which may catch every Exception."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+@contextmanager
+def _ours_come_out() -> Iterator[None]:
+    try:
+        yield
+    except _Ours as ours:
+        raise ours.error  # noqa: B904  (its own causes are kept)
+
+
+class _Abandoned(BaseException):
+    """Unwinds a batch that is no longer wanted."""
+
+
+class _Runner(greenlet):
+    """One batch on its way. ``advance`` lets it run to its next stop or its end."""
+
+    def __init__(self, forward: Callable[[], object], ambient: Ambient) -> None:
+        super().__init__(self._go)
+        self.gr_context = contextvars.copy_context()
+        self._forward, self._ambient = forward, ambient
+        self._aside: Aside | None = None
+        self._abandoned = False
+        self.at: tuple[Any, Tensor] | None = None
+
+    def _go(self) -> None:
+        try:
+            self._forward()  # what comes out is not needed: every tap has been visited
+        except _Abandoned:
+            pass
+
+    def stop_at(self, tap: Any, x: Tensor) -> None:
+        """Called by the batch itself: wait until the tap has been visited."""
+        if self._abandoned:
+            raise _Abandoned
+        self.at = (tap, x)
+        self._aside = Aside(self._ambient)
+        assert self.parent is not None
+        self.parent.switch()
+        if self._abandoned:
+            raise _Abandoned
+
+    def advance(self) -> None:
+        """Run on; an error of the batch comes out here."""
+        self.at = None
+        if self._aside is not None:
+            self._aside.back()
+            self._aside = None
+        self.switch()
+
+    def abandon(self) -> None:
+        """Unwind it, wherever it is."""
+        self._abandoned = True
+        while self and not self.dead:
+            with suppress(Exception):  # of the user's own clean-up
+                self.advance()
