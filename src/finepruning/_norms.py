@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ._batches import Batch
+from .data.batches import Batch
 from ._find import Found
 from ._flow import flow
 from ._layers import Layer

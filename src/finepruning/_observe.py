@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._batches import Batch, logits_of
+from .data.batches import Batch, logits_of
 from ._core import Moments
 from ._errors import FinepruningError
 from ._find import Found, intercepted

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ._batches import Batch
+from .data.batches import Batch
 from ._core import TINY, top
 from ._find import Found, intercepted
 from ._layers import Layer

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import _artifact
 from ._account import Report, account
-from ._batches import Batch, count_items, read_batches
+from .artifact.fingerprint import fingerprint
+from .artifact.save import save
+from .data.batches import Batch, count_items, read_batches
 from ._config import Config
 from ._errors import FinepruningError
 from ._find import Found, find_layers
@@ -23,13 +24,13 @@ from ._layers import Layer
 from ._memory import PeakMemory
 from ._norms import Norm, find_norms, how_far, normalise_anew, watched, why_kept
 from ._observe import Observation, as_array, observe, precise
-from ._padding import unpadded
+from .data.padding import unpadded
 from ._paper import STEPS, prune_by_activity
 from ._plan import budget, global_threshold, relative_saliency, spared, spread
 from ._prune import Pruned, prune, with_neighbours
 from ._readout import Readout, read_out
 from ._scratch import Scratch
-from ._tokens import started, transcribed, writes_tokens
+from .data.tokens import started, transcribed, writes_tokens
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Result:
         """Write the artifact, a folder of its own, at ``path``: all or nothing, nothing
         overwritten."""
         report = self.report.to_dict()
-        _artifact.save(path, self.model, [*self.pruned], [*self.changed], self.base, report)
+        save(path, self.model, [*self.pruned], [*self.changed], self.base, report)
 
 
 def personalize(
@@ -102,7 +103,7 @@ def _run(
 ) -> Result:
     started = time.perf_counter()
     _check_weights(model)
-    base = _artifact.fingerprint(model)
+    base = fingerprint(model)
     memory = PeakMemory(where)
     try:
         personal = copy.deepcopy(model).eval().to(where)

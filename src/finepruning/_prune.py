@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ._batches import Batch
+from .data.batches import Batch
 from ._config import Config
 from ._core import (
     QUICK,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from ._errors import FinepruningError
+from .._errors import FinepruningError
 
 T = TypeVar("T")
 

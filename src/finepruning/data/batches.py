@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ._errors import FinepruningError
+from .._errors import FinepruningError
 
 BATCH_SIZE = 32
 """Batch size for data given as one tensor, and up to which small batches are joined."""

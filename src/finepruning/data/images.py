@@ -13,8 +13,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ._errors import FinepruningError
-from ._folder import Folder, Kind, find_files, folders_of
+from .._errors import FinepruningError
+from .folder import Folder, Kind, find_files, folders_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._audio import find_audio, need
-from ._batches import Batch, logits_of
-from ._errors import FinepruningError
-from ._evaluate import as_batch
-from ._padding import Unpad
-from ._tokens import generate, started, writes_tokens
+from .._errors import FinepruningError
+from ..data.audio import find_audio, need
+from ..data.batches import Batch, logits_of
+from ..data.padding import Unpad
+from ..data.tokens import generate, started, writes_tokens
+from .accuracy import as_batch
 
 NAMES = ("file_name", "filename", "path", "file", "audio", "id")
 TEXTS = ("text", "transcription", "transcript", "sentence")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._batches import Batch
+from .batches import Batch
 
 LONGEST = 128
 """Tokens of a transcript at most: 30 seconds of speech are about 100."""
