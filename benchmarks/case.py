@@ -13,11 +13,11 @@ from pathlib import Path
 
 import controls
 import torch
+from finepruning._batches import BATCH_SIZE
 from measure import Answer
 from torch import Tensor, nn
 from users import Pool, User
 
-from finepruning._batches import BATCH_SIZE
 from finepruning._memory import PeakMemory, release_free_memory
 from finepruning._readout import read_out
 

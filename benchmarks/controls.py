@@ -14,9 +14,9 @@ from functools import cached_property
 
 import torch
 from adapt import Statistics, folded, recalibrate, statistics
+from finepruning._batches import count_items, read_batches
 from torch import Tensor, nn
 
-from finepruning._batches import count_items, read_batches
 from finepruning._config import Config
 from finepruning._core import Moments, fitted_bias, gain, saliency, top
 from finepruning._find import Found, find_layers

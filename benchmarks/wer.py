@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 import controls
 import torch
+from finepruning._batches import BATCH_SIZE
+from finepruning._transcripts import evaluate_transcripts
 from measure import append_row, read_rows, result_file
 from networks import load_network
 from speech_data import recordings
@@ -25,8 +27,6 @@ from torch import Tensor, nn
 from users import User, speech_users
 
 import finepruning
-from finepruning._batches import BATCH_SIZE
-from finepruning._transcripts import evaluate_transcripts
 
 
 @dataclass

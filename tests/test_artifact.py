@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from finepruning._artifact import JSON, TENSORS, fingerprint
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -19,7 +20,6 @@ from torch import Tensor, nn
 import finepruning
 from finepruning import FinepruningError, Result, personalize
 from finepruning import _artifact as artifact
-from finepruning._artifact import JSON, TENSORS, fingerprint
 
 X = torch.randn(32, 2, 6, generator=torch.Generator().manual_seed(0))
 

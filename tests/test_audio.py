@@ -11,8 +11,6 @@ import pytest
 import soundfile
 import torch
 import transformers as hf
-from torch import Tensor
-
 from finepruning._audio import (
     AudioFolder,
     FrontEnd,
@@ -21,6 +19,8 @@ from finepruning._audio import (
     hub_front_end,
     read_audio,
 )
+from torch import Tensor
+
 from finepruning._errors import FinepruningError
 
 

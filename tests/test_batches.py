@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from finepruning._batches import Batch, count_items, read_batches
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from finepruning import FinepruningError, _batches
-from finepruning._batches import Batch, count_items, read_batches
 
 X = torch.arange(12.0).reshape(6, 2)
 

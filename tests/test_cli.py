@@ -15,16 +15,16 @@ from typing import Any
 
 import pytest
 import torch
+from finepruning._cli import main
+from finepruning._data import Preprocess
+from finepruning._models import Loaded, load_model
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
 import finepruning
 from finepruning import _account, _cli
-from finepruning._cli import main
-from finepruning._data import Preprocess
 from finepruning._errors import FinepruningError
-from finepruning._models import Loaded, load_model
 
 DATA = Path(os.environ.get("FINEPRUNING_DATA", "../shared/data"))
 COLOURS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250)}

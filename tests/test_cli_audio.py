@@ -12,9 +12,8 @@ import pytest
 import soundfile
 import torch
 import transformers as hf
-from PIL import Image
-
 from finepruning._cli import main
+from PIL import Image
 
 NET = """
 import torch

@@ -9,9 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor
-
 from finepruning._data import (
     ImageFolder,
     Preprocess,
@@ -19,8 +16,11 @@ from finepruning._data import (
     find_images,
     read_image,
 )
-from finepruning._errors import FinepruningError
 from finepruning._folder import describe_skipped
+from PIL import Image
+from torch import Tensor
+
+from finepruning._errors import FinepruningError
 
 PLAIN = Preprocess(resize=None, crop=None, mean=(0.0,), std=(1.0,))
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from finepruning import _cli
 from finepruning._data import class_folders, find_images
 from finepruning._evaluate import evaluate
 from finepruning._models import load_model
+
+from finepruning import _cli
 
 DEMO = Path(__file__).parents[1] / "demo"
 

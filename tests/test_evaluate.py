@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from finepruning._evaluate import evaluate, match_classes, predict, wilson
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from finepruning._errors import FinepruningError
-from finepruning._evaluate import evaluate, match_classes, predict, wilson
 
 LOGITS = torch.tensor([[0.0, 1, 9], [2, 1, 0], [0, 3, 9], [0, 1, 9]])
 LABELS = torch.tensor([1, 0, 1, 0])

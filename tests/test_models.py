@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from finepruning._data import Preprocess
+from finepruning._models import fit_weights, load_model, read_weights
+from finepruning._resnet import resnet
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from finepruning._data import Preprocess
 from finepruning._errors import FinepruningError
-from finepruning._models import fit_weights, load_model, read_weights
-from finepruning._resnet import resnet
 
 USER_CODE = """
 import helper

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from finepruning._batches import Batch, read_batches
 from torch import Tensor, nn
 
 from finepruning import FinepruningError
-from finepruning._batches import Batch, read_batches
 from finepruning._find import find_layers
 from finepruning._observe import Observation, logits_of, observe, trace
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from finepruning._batches import Batch, read_batches
+from finepruning._evaluate import predict
 from torch import Tensor, nn
 
 from finepruning import personalize
-from finepruning._batches import Batch, read_batches
 from finepruning._errors import FinepruningError
-from finepruning._evaluate import predict
 from finepruning._layers import ConvLayer, LinearLayer
 from finepruning._padding import RealPositions, Unpad, drawn, unpadded
 

@@ -11,10 +11,7 @@ import pytest
 import soundfile
 import torch
 import transformers as hf
-from torch import nn
-
 from finepruning._cli import main
-from finepruning._errors import FinepruningError
 from finepruning._transcripts import (
     evaluate_transcripts,
     find_texts,
@@ -22,6 +19,9 @@ from finepruning._transcripts import (
     ratio_interval,
     score,
 )
+from torch import nn
+
+from finepruning._errors import FinepruningError
 
 
 def clip(path: Path, seconds: float = 0.2) -> Path:

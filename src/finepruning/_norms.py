@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .data.batches import Batch
 from ._find import Found
 from ._flow import flow
 from ._layers import Layer
 from ._observe import precise
 from ._scratch import Scratch
+from .data.batches import Batch
 
 SKEWED = 0.5
 """Up to this trust in the read-out nothing shows that classes are missing."""

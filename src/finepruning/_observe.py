@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .data.batches import Batch, logits_of
 from ._core import Moments
 from ._errors import FinepruningError
 from ._find import Found, intercepted
 from ._layers import Layer
 from ._padding import RealPositions, drawn
+from .data.batches import Batch, logits_of
 
 MAX_BATCHES = 128
 """Calibration batches at most: by then there are far more samples than positions are kept."""

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ._layers import ConvLayer, Layer
-from .data.batches import Batch
 
 PREFIXES = (1, 2)
 """Tokens that networks put before those of the grid: a class token, and one for distillation."""

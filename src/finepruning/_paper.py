@@ -11,12 +11,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .data.batches import Batch
 from ._core import TINY, top
 from ._find import Found, intercepted
 from ._layers import Layer
 from ._observe import precise
 from ._padding import RealPositions, drawn
+from .data.batches import Batch
 
 STEPS = 7
 """The target is reached in this many equal steps; activity is measured anew before each."""

@@ -14,9 +14,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ._account import Report, account
-from .artifact.fingerprint import fingerprint
-from .artifact.save import save
-from .data.batches import Batch, count_items, read_batches
 from ._config import Config
 from ._errors import FinepruningError
 from ._find import Found, find_layers
@@ -24,12 +21,15 @@ from ._layers import Layer
 from ._memory import PeakMemory
 from ._norms import Norm, find_norms, how_far, normalise_anew, watched, why_kept
 from ._observe import Observation, as_array, observe, precise
-from .data.padding import unpadded
 from ._paper import STEPS, prune_by_activity
 from ._plan import budget, global_threshold, relative_saliency, spared, spread
 from ._prune import Pruned, prune, with_neighbours
 from ._readout import Readout, read_out
 from ._scratch import Scratch
+from .artifact.fingerprint import fingerprint
+from .artifact.save import save
+from .data.batches import Batch, count_items, read_batches
+from .data.padding import unpadded
 from .data.tokens import started, transcribed, writes_tokens
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .data.batches import Batch
 from ._config import Config
 from ._core import (
     QUICK,
@@ -35,6 +34,7 @@ from ._memory import release_free_memory
 from ._neighbours import Agreement, agreed
 from ._observe import Observation, precise
 from ._scratch import Scratch
+from .data.batches import Batch
 
 REPAIR = 0.5
 """Exponent of the gain after compensation: least squares shrinks variances, and half of that is its
