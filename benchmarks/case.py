@@ -13,13 +13,13 @@ from pathlib import Path
 
 import controls
 import torch
-from finepruning._batches import BATCH_SIZE
 from measure import Answer
 from torch import Tensor, nn
 from users import Pool, User
 
 from finepruning._memory import PeakMemory, release_free_memory
 from finepruning._readout import read_out
+from finepruning.research import BATCH_SIZE
 
 READ_OUT = " + read-out"
 Answers = dict[str, Answer]

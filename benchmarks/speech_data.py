@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from finepruning._audio import find_audio, read_audio
 from networks import need
 from speech_networks import RATE
 from torch import Tensor
+
+from finepruning.research import find_audio, read_audio
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 
 import controls
 import torch
-from finepruning._batches import BATCH_SIZE
-from finepruning._transcripts import evaluate_transcripts
 from measure import append_row, read_rows, result_file
 from networks import load_network
 from speech_data import recordings
@@ -27,6 +25,8 @@ from torch import Tensor, nn
 from users import User, speech_users
 
 import finepruning
+from finepruning import evaluate_transcripts
+from finepruning.research import BATCH_SIZE
 
 
 @dataclass

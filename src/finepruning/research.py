@@ -7,7 +7,6 @@ from .data.audio import find_audio, read_audio
 from .data.batches import BATCH_SIZE, count_items, logits_of, read_batches
 from .data.images import find_images, read_image
 from .hub.resnet import resnet
-from .scoring.accuracy import predict
 
 __all__ = [
     "BATCH_SIZE",
@@ -15,7 +14,6 @@ __all__ = [
     "find_audio",
     "find_images",
     "logits_of",
-    "predict",
     "read_audio",
     "read_batches",
     "read_image",

@@ -9,18 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from finepruning._data import (
-    ImageFolder,
-    Preprocess,
-    class_folders,
-    find_images,
-    read_image,
-)
-from finepruning._folder import describe_skipped
 from PIL import Image
 from torch import Tensor
 
-from finepruning._errors import FinepruningError
+from finepruning import FinepruningError, ImageFolder, Preprocess
+from finepruning.data.folder import describe_skipped
+from finepruning.data.images import class_folders, find_images, read_image
 
 PLAIN = Preprocess(resize=None, crop=None, mean=(0.0,), std=(1.0,))
 

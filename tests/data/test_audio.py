@@ -11,17 +11,11 @@ import pytest
 import soundfile
 import torch
 import transformers as hf
-from finepruning._audio import (
-    AudioFolder,
-    FrontEnd,
-    audio_class_folders,
-    find_audio,
-    hub_front_end,
-    read_audio,
-)
 from torch import Tensor
 
-from finepruning._errors import FinepruningError
+from finepruning import AudioFolder, FinepruningError, FrontEnd
+from finepruning.data.audio import audio_class_folders, find_audio, read_audio
+from finepruning.data.front_end import hub_front_end
 
 
 def tone(path: Path, seconds: float = 0.5, rate: int = 16000, channels: int = 1) -> Path:

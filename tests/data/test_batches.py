@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finepruning._batches import Batch, count_items, read_batches
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from finepruning import FinepruningError, _batches
+from finepruning import FinepruningError
+from finepruning.data import batches
+from finepruning.data.batches import Batch, count_items, read_batches
 
 X = torch.arange(12.0).reshape(6, 2)
 
@@ -44,7 +45,7 @@ def test_tensors(data: Any) -> None:
 
 
 def test_a_tensor_is_split() -> None:
-    size = _batches.BATCH_SIZE
+    size = batches.BATCH_SIZE
     data = torch.zeros(2 * size + 1, 3)
     assert [b.size for b in read(data)] == [size, size, 1]
     assert count_items(data) == 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import pytest
 import soundfile
 import torch
 import transformers as hf
-from finepruning._cli import main
 from PIL import Image
+
+from finepruning.cli.main import main
 
 NET = """
 import torch
@@ -37,11 +37,6 @@ def energies(wave):
 
 energies.rate = 8000
 """
-
-
-@pytest.fixture(autouse=True)
-def _same_path_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 def speak(path: Path, seconds: float, rate: int, channels: int = 1, seed: int = 0) -> None:
