@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from finepruning import evaluate, load_model
+from finepruning import class_folders, evaluate, load_model
 from finepruning.cli.main import main
-from finepruning.data.images import class_folders, find_images
+from finepruning.data.images import find_images
 
 DEMO = Path(__file__).parents[1] / "demo"
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ import finepruning
 from command import COLOURS, assert_one_line
 from finepruning import FinepruningError
 from finepruning.cli import inspect
-from finepruning.cli.main import main
+from finepruning.cli.main import COMMANDS, main
 
 
 @pytest.mark.parametrize(
@@ -91,6 +92,20 @@ def test_exceptions_to_exit_codes(
     assert printed.out == ""
     assert line in printed.err
     assert printed.err.count("\n") == 1
+
+
+def test_another_command_is_another_entry(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    greet = SimpleNamespace(
+        HELP="say hello",
+        add_options=lambda parser: parser.add_argument("name"),
+        run=lambda args: ({"hello": args.name}, f"hello {args.name}"),
+    )
+    monkeypatch.setitem(COMMANDS, "greet", greet)
+    assert main(["greet", "you"]) == 0
+    assert main(["greet", "you", "--format", "json"]) == 0
+    assert capsys.readouterr().out == 'hello you\n{\n  "hello": "you"\n}\n'
 
 
 # As a process of its own

@@ -13,8 +13,8 @@ import torch
 import transformers as hf
 from torch import Tensor
 
-from finepruning import AudioFolder, FinepruningError, FrontEnd
-from finepruning.data.audio import audio_class_folders, find_audio, read_audio
+from finepruning import AudioFolder, FinepruningError, FrontEnd, class_folders
+from finepruning.data.audio import find_audio, read_audio
 from finepruning.data.front_end import hub_front_end
 
 
@@ -143,7 +143,7 @@ def test_long_recordings_are_cut(tmp_path: Path) -> None:
 def test_labels(tmp_path: Path) -> None:
     for name in ("no", "yes", "other"):
         tone(tmp_path / name / "a.wav", 1.5)
-    assert audio_class_folders(tmp_path) == ["no", "other", "yes"]
+    assert class_folders(tmp_path) == ["no", "other", "yes"]
     folder = AudioFolder(tmp_path, FrontEnd(longest=1.0), labels={"yes": 1, "no": 0})
     ((x, y),) = list(folder)
     assert x.shape == (2, 16000), "a labelled clip is one sample, never cut in two"

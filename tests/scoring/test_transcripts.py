@@ -75,6 +75,20 @@ def test_a_blank_keeps_two_letters_apart(wav2vec2: Path) -> None:
     assert found.character_errors == 0
 
 
+def test_flags_are_put_back_and_the_model_stays_where_it_is(wav2vec2: Path) -> None:
+    model = hf.Wav2Vec2ForCTC.from_pretrained(wav2vec2).train()
+    model.lm_head.eval()
+    reader = hf.AutoTokenizer.from_pretrained(wav2vec2)
+    found = evaluate_transcripts(model, reader, [(torch.randn(2, 3200), ["hello", "you"])])
+    assert (found.clips, found.words) == (2, 2)
+    assert model.training
+    assert not model.lm_head.training
+    with pytest.raises(FinepruningError, match="no data"):
+        evaluate_transcripts(model, reader, [])
+    with pytest.raises(FinepruningError, match="no logits"):
+        evaluate_transcripts(nn.Flatten(), reader, [(torch.zeros(1, 4), ["a"])])
+
+
 def test_personalize_and_evaluate(
     wav2vec2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._errors import FinepruningError
-from .folder import Folder, Kind, find_files, folders_of
+from .folder import Folder, Kind, find_files
 from .front_end import SHORTEST, FrontEnd, Inputs
 
 AUDIO = Kind(
@@ -37,11 +37,6 @@ UNREADABLE = frozenset({".aac", ".amr", ".m4a", ".webm", ".wma"})
 def find_audio(root: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Return the audio files under ``root``, sorted, and what was skipped: :func:`find_files`."""
     return find_files(root, AUDIO)
-
-
-def audio_class_folders(root: str | Path) -> list[str]:
-    """Return the names of the folders directly under ``root`` that hold audio, sorted."""
-    return folders_of(root, AUDIO)
 
 
 def need(library: str, what: str) -> Any:

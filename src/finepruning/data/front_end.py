@@ -28,6 +28,8 @@ class FrontEnd:
     ``function`` turns a mono waveform at ``rate`` samples a second, float32 of shape ``(T,)``, into
     a tensor or a dict of tensors; None: the network takes the waveform. ``longest``: seconds that
     the network takes at once; longer recordings are cut, or skipped where they have a transcript.
+
+    Raises :class:`FinepruningError` where ``rate`` or ``longest`` cannot be.
     """
 
     function: Callable[[Tensor], Inputs] | None = None

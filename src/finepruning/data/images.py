@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .._errors import FinepruningError
-from .folder import Folder, Kind, find_files, folders_of
+from .folder import Folder, Kind, find_files
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -52,8 +52,11 @@ class Preprocess:
 
     ``resize``: the shorter side in pixels, or ``(height, width)``, or None to keep the size.
     ``crop``: a square's side, or ``(height, width)``, or None; outside the image it is black.
-    ``mean``, ``std``: one value, or one for each channel. ``channels``: 3 (RGB) or 1 (grey).
-    The defaults are those of torchvision's ImageNet networks.
+    ``mean``, ``std``: one value, or one for each channel, on the scale from 0 to 1. ``channels``: 3
+    (RGB) or 1 (grey). ``interpolation``: nearest, bilinear, bicubic, lanczos, box or hamming. The
+    defaults are those of torchvision's ImageNet networks.
+
+    Raises :class:`FinepruningError` where one of them cannot be.
     """
 
     resize: int | tuple[int, int] | None = 256
@@ -64,6 +67,8 @@ class Preprocess:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
         if self.channels not in (1, 3):
             raise FinepruningError(f"channels: {self.channels}; give 3 (RGB) or 1 (grey)")
         for name, values in (("mean", self.mean), ("std", self.std)):
@@ -116,11 +121,6 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 def find_images(root: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """Return the image files under ``root``, sorted, and what was skipped: :func:`find_files`."""
     return find_files(root, IMAGES)
-
-
-def class_folders(root: str | Path) -> list[str]:
-    """Return the names of the folders directly under ``root`` that hold images, sorted."""
-    return folders_of(root, IMAGES)
 
 
 def read_image(path: str | Path) -> Image.Image:

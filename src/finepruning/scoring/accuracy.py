@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -83,35 +84,24 @@ def evaluate(
     model's training flags are put back. Raises :class:`FinepruningError` on no data, NaN logits, or
     labels that are not outputs.
     """
-    if device is not None:
-        model = model.to(device)
-    else:
-        tensors = [*model.parameters(), *model.buffers()]
-        device = tensors[0].device if tensors else "cpu"
+    device = moved(model, device)
     unpad = Unpad(lambda part: part.call(model))
-    training = {module: module.training for module in model.modules()}
     logits: list[Tensor] = []
     labels: list[Tensor] = []
     times: list[float] = []
     total = len(batches) if isinstance(batches, Sized) else None
     bar = tqdm(batches, "evaluate", total, disable=None if progress else True, delay=1)
-    try:
-        model.eval()
-        with torch.inference_mode():
-            for x, y in bar:
-                begun = time.perf_counter()
-                logits.append(predict(model, x, device, unpad))
-                times.append((time.perf_counter() - begun) / max(1, len(logits[-1])))
-                labels.append(torch.as_tensor(y).to("cpu", torch.int64))
-                if labels[-1].shape != logits[-1].shape[:1]:
-                    raise FinepruningError(
-                        f"evaluate: {tuple(logits[-1].shape)} logits for labels of shape"
-                        f" {tuple(labels[-1].shape)}; give one label for each sample"
-                    )
-    finally:
-        bar.close()
-        for module, flag in training.items():
-            module.training = flag
+    with evaluating(model), bar:
+        for x, y in bar:
+            begun = time.perf_counter()
+            logits.append(predict(model, x, device, unpad))
+            times.append((time.perf_counter() - begun) / max(1, len(logits[-1])))
+            labels.append(torch.as_tensor(y).to("cpu", torch.int64))
+            if labels[-1].shape != logits[-1].shape[:1]:
+                raise FinepruningError(
+                    f"evaluate: {tuple(logits[-1].shape)} logits for labels of shape"
+                    f" {tuple(labels[-1].shape)}; give one label for each sample"
+                )
     if not labels:
         raise FinepruningError("evaluate: no data; give at least one batch of (input, labels)")
     found = _count(torch.cat(logits), torch.cat(labels))
@@ -138,6 +128,28 @@ def _count(logits: Tensor, labels: Tensor) -> Evaluation:
         wilson(told_correct, n),
         tuple(classes.tolist()),
     )
+
+
+def moved(model: nn.Module, device: str | torch.device | None) -> torch.device:
+    """Move the model to ``device`` where one is given; return the device that it is on."""
+    if device is not None:
+        model.to(device)
+        return torch.device(device)
+    tensors = [*model.parameters(), *model.buffers()]
+    return tensors[0].device if tensors else torch.device("cpu")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within it the model is in evaluation mode and keeps no graph; its flags are put back."""
+    training = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
 
 
 def as_batch(x: Any) -> Batch:

@@ -30,10 +30,14 @@ def plain(text: str) -> str:
 def find_texts(root: str | Path, file: str | Path | None = None) -> dict[Path, str]:
     """Map the audio files under ``root`` to their transcripts; those without one are left out.
 
+    >>> find_texts("voice_notes/")  # doctest: +SKIP
+    {PosixPath('voice_notes/a.wav'): 'turn it off'}
+
     From ``file``, or from a ``transcripts`` or ``metadata`` file at the top (csv, tsv, txt), from
     LibriSpeech's ``*.trans.txt``, or from a ``.txt`` file beside each recording and named like it.
     A list has the file's name, with or without folder and ending, then the text, in each line; a
-    csv or tsv file may have a header. Raises :class:`FinepruningError` where there are none.
+    csv or tsv file may have a header. Texts come in lower case without punctuation. Raises
+    :class:`FinepruningError` where there are none, or a list cannot be read.
     """
     root = Path(root)
     audio = find_audio(root)[0]
