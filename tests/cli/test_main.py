@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -144,6 +146,12 @@ def test_a_closed_pipe_and_ctrl_c(model: list[str], photos: Path, tmp_path: Path
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (130, "finepruning: interrupted\n")
+
+
+def test_the_script_that_is_installed() -> None:
+    about = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    module, _, function = about["project"]["scripts"]["finepruning"].partition(":")
+    assert getattr(importlib.import_module(module), function) is main
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,7 +128,7 @@ class Loaded:
     def _front_end(self, given: str | FrontEnd | Callable[..., Inputs] | None) -> FrontEnd:
         """The front end that is given, or else the model's, which its own code may have brought."""
         function: Any = load_function(given, "--front-end") if isinstance(given, str) else given
-        name = given if isinstance(given, str) else getattr(given, "__qualname__", "a function")
+        name = given if isinstance(given, str) else getattr(given, "__name__", "a function")
         if given is None and self.front is None and not self.assumed:
             function, name = self.preprocess, "prepared by the model's own code"
         if isinstance(function, FrontEnd):
