@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from finepruning._batches import logits_of, read_batches
 from finepruning._norms import Norm, lock_step
+from finepruning.research import logits_of, read_batches
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
 """Mean and unbiased variance ``(C,)``, in float64, of the inputs of each BatchNorm."""

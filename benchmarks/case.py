@@ -17,9 +17,9 @@ from measure import Answer
 from torch import Tensor, nn
 from users import Pool, User
 
-from finepruning._batches import BATCH_SIZE
 from finepruning._memory import PeakMemory, release_free_memory
 from finepruning._readout import read_out
+from finepruning.research import BATCH_SIZE
 
 READ_OUT = " + read-out"
 Answers = dict[str, Answer]

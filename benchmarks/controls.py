@@ -16,7 +16,6 @@ import torch
 from adapt import Statistics, folded, recalibrate, statistics
 from torch import Tensor, nn
 
-from finepruning._batches import count_items, read_batches
 from finepruning._config import Config
 from finepruning._core import Moments, fitted_bias, gain, saliency, top
 from finepruning._find import Found, find_layers
@@ -25,6 +24,7 @@ from finepruning._observe import Observation, as_array, observe, precise
 from finepruning._personalize import leave_uncalled, plan_layers
 from finepruning._plan import budget, global_threshold, spread
 from finepruning._prune import Fit, Pruned, prune, score_and_repair
+from finepruning.research import count_items, read_batches
 
 SPARED = 0.01
 """Where layers (or rows, or OBS with its uniform plan) all lose the same share, the first and the

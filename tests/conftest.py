@@ -7,7 +7,7 @@ import signal
 import pytest
 import torch
 
-from finepruning import _batches
+from finepruning.data import batches
 
 torch.set_num_threads(1)
 # A shell that starts the tests in the background has Ctrl-C ignored, also in their children.
@@ -17,4 +17,4 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Data of a test is small: let it come in several batches all the same."""
-    monkeypatch.setattr(_batches, "BATCH_SIZE", 8)
+    monkeypatch.setattr(batches, "BATCH_SIZE", 8)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from finepruning import Config, Report, personalize
-from finepruning._account import format_report
 from finepruning._memory import PeakMemory
+from finepruning.report.text import format_report
 
 X = torch.randn(24, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 EFFORTS = ("best", "fast", "paper")

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from finepruning import Config, FinepruningError, _neighbours, personalize
-from finepruning._account import format_report
 from finepruning._neighbours import agreed
+from finepruning.report.text import format_report
 
 
 def heaps(n: int, classes: int, seed: int = 0, spread: float = 0.1) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import finepruning
 from finepruning import Config, personalize
-from finepruning._batches import Batch
 from finepruning._norms import Norm, find_norms, how_far, normalise_anew, watched, why_kept
+from finepruning.data.batches import Batch
 
 
 class Net(nn.Module):

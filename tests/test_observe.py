@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from finepruning import FinepruningError
-from finepruning._batches import Batch, read_batches
 from finepruning._find import find_layers
 from finepruning._observe import Observation, logits_of, observe, trace
+from finepruning.data.batches import Batch, read_batches
 
 X = torch.randn(40, 3, 6, 5)
 

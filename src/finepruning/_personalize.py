@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import _artifact
 from ._config import Config
 from ._errors import FinepruningError
+from .artifact.fingerprint import fingerprint
+from .artifact.save import save
 from .core.plan import budget, plan
 from .core.readout import Readout, read_out
 from .data.batches import Batch, count_items, read_batches
@@ -50,7 +51,7 @@ class Result:
         """Write the artifact, a folder of its own, at ``path``: all or nothing, nothing
         overwritten."""
         report = self.report.to_dict()
-        _artifact.save(path, self.model, [*self.pruned], [*self.changed], self.base, report)
+        save(path, self.model, [*self.pruned], [*self.changed], self.base, report)
 
 
 def personalize(
@@ -128,7 +129,7 @@ class _Run:
         self.started = time.perf_counter()
         self.model, self.config, self.progress, self.memory = model, config, progress, memory
         _check_weights(model)
-        self.base = _artifact.fingerprint(model)
+        self.base = fingerprint(model)
         self.engine = Engine(model, device)
         self.found = find_layers(self.engine.model)
         self._need_layers(self.found)
