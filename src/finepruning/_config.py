@@ -111,8 +111,7 @@ def _part(name: str, preset: Any, given: Any) -> Any:
         given = {dial: given}
     if not isinstance(given, Mapping):
         raise FinepruningError(
-            f"{name}={given!r}: give a mapping of what differs from the preset, of"
-            f" {_names(preset)}"
+            f"{name}={given!r}: give a mapping of what differs from the preset, of {_names(preset)}"
         )
     unknown = sorted(given.keys() - {f.name for f in fields(preset)})
     if unknown:

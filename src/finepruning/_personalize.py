@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -153,9 +151,7 @@ class _Run:
         if config.effort == "paper":
             passes = config.paper.steps * len(seen.calibration)
             with self._bar("prune", passes) as bar:
-                prune_by_activity(
-                    engine, found, seen.calibration, keep, config.paper, bar.update
-                )
+                prune_by_activity(engine, found, seen.calibration, keep, config.paper, bar.update)
         else:
             pruning = self._prune(found, seen, silent, keep, answer)
         pruned_at = time.perf_counter()

@@ -142,7 +142,7 @@ class Moments:
         return self.gram.mean
 
     @property
-    def H(self) -> Matrix:
+    def H(self) -> Matrix:  # noqa: N802
         """Covariance of the inputs ``(G, D, D)``."""
         return self.gram.H
 
@@ -194,8 +194,8 @@ class _Sums:
 
     def moments(self, known: Gram | None) -> Moments:
         x, y = self.x / self.count, self.y / self.count
-        G, D, O = self.xy.shape
-        macs = G * self.n * D * O
+        G, D, outputs = self.xy.shape
+        macs = G * self.n * D * outputs
         if known is None:
             H = self.xx
             H /= self.count

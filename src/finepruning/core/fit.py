@@ -1,8 +1,8 @@
 """Fit: which of a layer's weights stay, and what they become, from its evidence.
 
-``fit(W, evidence, keep, options) -> Solution`` is a pure function of arrays. At one position ``y[g] =
-W[g] @ x[g] + b[g]``. ``H`` ``(G, D, D)`` is the covariance of the inputs, ``C`` ``(G, D, O)`` their
-covariance with the outputs wanted; centring is what frees the bias.
+``fit(W, evidence, keep, options) -> Solution`` is a pure function of arrays. At one position
+``y[g] = W[g] @ x[g] + b[g]``. ``H`` ``(G, D, D)`` is the covariance of the inputs, ``C``
+``(G, D, O)`` their covariance with the outputs wanted; centring is what frees the bias.
 """
 
 from __future__ import annotations
@@ -107,9 +107,7 @@ def saliency(W: Matrix, second_moments: Matrix) -> Matrix:
     return W * W * second_moments[:, None, :]
 
 
-def largest(
-    W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEFAULT
-) -> Solution:
+def largest(W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEFAULT) -> Solution:
     """The ``keep`` weights of most output energy, as they are."""
     return Solution(W * top(saliency(W, like(evidence.inputs.energy, W)), keep))
 
@@ -227,9 +225,7 @@ def compensate(
 # --- Repair
 
 
-def rescaled(
-    W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEFAULT
-) -> Solution:
+def rescaled(W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEFAULT) -> Solution:
     """The weights of most output energy, with each output's mean and variance brought back: the fit
     of ``fast``."""
     return repaired(largest(W, evidence, keep, options).weights, evidence, options)

@@ -18,6 +18,7 @@ from .options import flag, number
 
 Floats = NDArray[np.float64]
 
+
 @dataclass(frozen=True)
 class ReadoutOptions:
     """How the person's classes are told from the dense network's predictions."""
@@ -136,7 +137,7 @@ def read_out(logits: Floats, options: ReadoutOptions = DEFAULT) -> Readout:
     trust = _sigmoid(skew) * _sigmoid(gain - o.caution_set * np.log(n))
 
     unseen = (((N > 0.5) & (N < 1.5)).sum() + 1) / n
-    silent = (peak < o.silent_peak) & (N < o.silent_count) & (present < 0.5)
+    silent = (peak < o.silent_peak) & (o.silent_count > N) & (present < 0.5)
     silent &= bool(trust > o.silent_trust and unseen < o.silent_unseen)
     T *= o.shift_heat
     return Readout(trust * T * np.log(K * prior), silent, prior, float(trust), classes, float(T))

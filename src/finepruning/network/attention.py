@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -148,5 +147,3 @@ def wire_functional(m: Any, parts: tuple[Layer, ...], call: Call) -> None:
 def is_functional(m: nn.Module) -> bool:
     """Whether it is an attention of WavLM's form."""
     return callable(getattr(type(m), FUNCTIONAL, None))
-
-

@@ -22,7 +22,7 @@ class ConvLayer(Layer):
         return self.module.groups
 
     @property
-    def view(self) -> tuple[Any, ...]:  # type: ignore[override]
+    def view(self) -> tuple[Any, ...]:
         m = self.module
         return (m.kernel_size, m.stride, m.padding, m.dilation, m.groups, m.padding_mode)
 

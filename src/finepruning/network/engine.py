@@ -2,12 +2,12 @@
 
 It owns the personal copy of the network and offers two verbs. :meth:`Engine.stream` lets batches
 through one by one, and what wants to know is shown each call of each tap. :meth:`Engine.lock_step`
-lets many batches flow layer by layer: each runs the ordinary forward pass and stops where it meets a
-tap that has not been visited; when every batch that will come has come, the tap is visited once with
-all their inputs, and the batches go on. So each layer is seen with inputs that carry everything done
-upstream, in one forward pass, and only the activations at the stops are alive.
+lets many batches flow layer by layer: each runs the ordinary forward pass and stops where it meets
+a tap that has not been visited; when every batch that will come has come, the tap is visited once
+with all their inputs, and the batches go on. So each layer is seen with inputs that carry
+everything done upstream, in one forward pass, and only the activations at the stops are alive.
 
-Batches under way are greenlets of the calling thread, one a batch: they switch only where they stop.
+Batches under way are greenlets of the calling thread, and switch only where they stop.
 """
 
 from __future__ import annotations
@@ -210,10 +210,8 @@ class _Runner(greenlet):
         self.at: tuple[Any, Tensor] | None = None
 
     def _go(self) -> None:
-        try:
+        with suppress(_Abandoned):
             self._forward()  # what comes out is not needed: every tap has been visited
-        except _Abandoned:
-            pass
 
     def stop_at(self, tap: Any, x: Tensor) -> None:
         """Called by the batch itself: wait until the tap has been visited."""

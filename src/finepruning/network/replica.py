@@ -56,7 +56,7 @@ class Replicas:
                 state[name] = way(state[name], memo)
             vars(twin).update(state)
             if type(module).__name__ == "OptimizedModule":  # compiled: run what it was made of
-                twin.forward = twin._orig_mod.__call__
+                twin.forward = twin._orig_mod  # type: ignore[assignment]
         return twins[self._modules[0]], twins
 
 
@@ -98,8 +98,8 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     known = memo.get(id(value))
     if known is not None or isinstance(value, _ATOMS):
         return value if known is None else known
+    made: Any = value
     if isinstance(value, Tensor):
-        made = value
         if value.numel() <= SMALL or id(value) in memo[_POLICY]:
             made = value.detach().clone()
     elif isinstance(value, FunctionType):
@@ -140,9 +140,7 @@ def _function(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     scope = function.__globals__
     if reachable:
         scope = dict(scope) | {name: _copied(held, memo) for name, held in reachable.items()}
-    made = FunctionType(
-        function.__code__, scope, function.__name__, function.__defaults__, closure
-    )
+    made = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, closure)
     made.__kwdefaults__ = function.__kwdefaults__
     vars(made).update(vars(function))
     return made

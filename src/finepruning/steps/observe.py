@@ -256,9 +256,7 @@ class _Watcher:
         drawn_ = self._drawn
         if drawn_ is None or repeated or not drawn_.serves(layer, x, size):
             sample, position = self._draw(size, real, x.device)
-            drawn_ = _Drawn(
-                weakref.ref(x), x._version, layer.view, size, sample, position, None
-            )
+            drawn_ = _Drawn(weakref.ref(x), x._version, layer.view, size, sample, position, None)
         sample, position = drawn_.sample, drawn_.position
         Y = precise(layer.rows(y, sample, position))
         if not bool(Y.isfinite().all()):
