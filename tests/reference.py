@@ -583,10 +583,11 @@ def neighbours(q: Array, features: Array, most: float) -> tuple[Array, Agreement
     for player in range(players if found.asked else 0):
         hand = order[player::players]
         z = {i: softmax(q[i]) for i in hand}
+        heard = {i: {j: (j in asks[i]) + (i in asks[j]) for j in hand} for i in hand}
+        heard = {i: {j: a for j, a in said.items() if a} for i, said in heard.items()}
         for _ in range(SETTLE_STEPS):
             for i in hand:
-                parts = {j: (j in asks[i]) + (i in asks[j]) for j in hand}
-                message[i] = sum(found.weight * a / 2 * z[j] for j, a in parts.items() if a)
+                message[i] = sum(found.weight * a / 2 * z[j] for j, a in heard[i].items())
             before, z = z, {i: softmax(q[i] + message[i]) for i in hand}
             if max(abs(z[i] - before[i]).max() for i in hand) < SETTLED:
                 break
@@ -624,9 +625,8 @@ def read_out(logits: Array) -> Readout:
     def responsibilities(p: Array, floor: float) -> Array:
         R = p
         for _ in range(EM_STEPS):
-            counts = R.sum(0)
-            new = np.array([p[i] * (counts - R[i] + floor) for i in range(n)])
-            R = new / new.sum(1, keepdims=True)
+            R = p * (R.sum(0) - R + floor)
+            R = R / R.sum(1, keepdims=True)
         return R
 
     def evidence(p: Array, R: Array, floor: float) -> float:
