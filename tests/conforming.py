@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import reference
-from finepruning import Config, Report, Result, _personalize, personalize
-from finepruning._observe import observe
+from finepruning import Config, Report, Result, personalize
 
 SAMPLES, BATCH, CLASSES = 24, 8, 5
 
@@ -19,18 +18,36 @@ ALL = 100_000
 """Positions a layer: so many that none is left out, as in the reference."""
 
 
+PARTS = {
+    "readout": ("readout", "enabled"),
+    "planned": ("plan", "tempering"),
+    "ridge": ("fit", "ridge"),
+    "norms": ("norms", "share"),
+    "neighbours": ("neighbours", "weight"),
+}
+"""Where the package has the options of :class:`reference.Settings` that are not at its top."""
+
+
 def run(model: nn.Module, data: Any, options: dict[str, Any]) -> Result:
     """What the package makes of ``model``, with nothing sampled: neither the outputs' positions nor
     the inputs', whose energies the plan goes by.
 
-    ``options`` are those of :class:`reference.Settings`. Here they get the names that they have in
-    the package; what is not named has the default there, and must be the same in the reference.
+    ``options`` are those of :class:`reference.Settings`; what is not named has the default in the
+    package, and must be the same in the reference.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            _personalize, "observe", lambda *args, **kw: observe(*args, **kw | {"inputs_every": 1})
-        )
-        return personalize(model, data, config=Config(positions=ALL, **options), progress=False)
+    nested: dict[str, Any] = {
+        "observe": {"positions": ALL, "inputs_every": 1},
+        "paper": {"positions": ALL},
+    }
+    if options.get("effort") == "paper":  # which has no read-out unless it is asked for
+        options = {name: value for name, value in options.items() if name != "readout"}
+    for name, value in options.items():
+        part, inner = PARTS.get(name, (name, ""))
+        if inner:
+            nested.setdefault(part, {})[inner] = value
+        else:
+            nested[part] = value
+    return personalize(model, data, config=Config(**nested), progress=False)
 
 
 def settled(model: nn.Module) -> nn.Module:

@@ -40,7 +40,7 @@ SPARED = 1 / 3  # where they all take no more than this share of what is kept
 SKEWED = 0.5  # trust in the read-out, up to which no class seems to be missing
 MOVED = 0.035  # variances that the means have moved by, that another device is behind
 THIRD = 3  # the middle one of so many parts of the norms is looked at
-TRACED_TOO = True  # the first sample, which the package traces, counts twice there
+TRACED_TOO = False  # whether the first sample, which is traced, counts twice there
 # Neighbours.
 MOST_NEIGHBOURS = 10  # asked at most, and fewer samples than this and one are not looked at
 DISAGREE, AGREE = 0.8, 0.9  # shares of the same answer that count nothing, and in full
@@ -506,7 +506,8 @@ def rescale(
     now = Weight(V, np.zeros(V.shape[:2]))(X).var(1)
     for g, o in np.ndindex(*V.shape[:2]):
         V[g, o] *= scale_of(now[g, o], Y[g, :, o].var())
-    return with_mean(V, X, Y, np.ones(V.shape[1], dtype=bool))
+    live = np.ones(V.shape[1], dtype=bool) if silent is None else ~silent
+    return with_mean(V, X, Y, live)
 
 
 def scale_of(now: float, wanted: float) -> float:
@@ -559,7 +560,7 @@ def neighbours(q: Array, features: Array, most: float) -> tuple[Array, Agreement
     if n <= MOST_NEIGHBOURS:
         return message, Agreement(0, 0.0)
     # Dealt at random, as cards are, into as few sets as there must be.
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(0)).tolist()
+    order = np.random.default_rng(0).permutation(n).tolist()
     players = -(-n // SET)
     near: dict[int, list[int]] = {}
     for player in range(players):

@@ -21,7 +21,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--effort", choices=["fast", "best", "paper"], default="best")
     parser.add_argument(
-        "--no-readout", dest="readout", action="store_false", help="leave the output layer's bias"
+        "--no-readout",
+        dest="readout",
+        action="store_false",
+        default=None,
+        help="leave the output layer's bias",
     )
     parser.add_argument("--seed", type=int, default=0)
 
