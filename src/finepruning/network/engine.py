@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextvars
 import copy
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -82,9 +81,12 @@ class Engine:
         What ``watch`` raises comes out as it is.
         """
         overhead = 0.0
+        ours: list[BaseException] = []
 
         def call(tap: Any, run: Run, x: Tensor) -> Tensor:
             nonlocal overhead
+            if ours:
+                raise _Unwound
             y = run(x)
             if watch is not None:
                 self.synchronize()
@@ -92,7 +94,8 @@ class Engine:
                 try:
                     watch(tap, x, y)
                 except BaseException as error:
-                    raise _Ours(error) from None
+                    ours.append(error)
+                    raise _Unwound from None
                 self.synchronize()
                 overhead += time.perf_counter() - started
             return y
@@ -100,7 +103,7 @@ class Engine:
         for batch in batches:
             given, twin = self._given(batch), self.replica(places, call)
             overhead, started = 0.0, time.perf_counter()
-            with torch.no_grad(), _ours_come_out():
+            with torch.no_grad(), _come_out(ours):
                 output = given.call(twin)
             self.synchronize()
             yield Passed(batch, output, time.perf_counter() - started - overhead)
@@ -120,13 +123,11 @@ class Engine:
         """
         everyone = set(range(len(batches)))
         visited: set[str] = set()
-        thread = threading.get_ident()
 
         def call(tap: Any, run: Run, x: Tensor) -> Tensor:
             runner = getcurrent()
-            # A thread that the model has started cannot stop here, and passes.
-            if tap.name not in visited and threading.get_ident() == thread:
-                assert isinstance(runner, _Runner)
+            # A thread or greenlet that the model has started cannot stop here, and passes.
+            if tap.name not in visited and isinstance(runner, _Runner):
                 runner.stop_at(tap, x)
             return run(x)
 
@@ -179,23 +180,20 @@ def _waiting(runners: Sequence[_Runner]) -> dict[str, tuple[Any, dict[int, Tenso
     return waiting
 
 
-class _Ours(BaseException):
-    """Carries an error of our own code through the user's, which may catch every Exception."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
+class _Unwound(BaseException):
+    """Leads out of the user's code, for our own reasons. That may catch it, and is asked again."""
 
 
 @contextmanager
-def _ours_come_out() -> Iterator[None]:
+def _come_out(ours: list[BaseException]) -> Iterator[None]:
+    """Raise an error of our own as it is, whatever the user's code has made of it."""
     try:
         yield
-    except _Ours as ours:
-        raise ours.error  # noqa: B904  (its own causes are kept)
-
-
-class _Abandoned(BaseException):
-    """Unwinds a batch that is no longer wanted."""
+    except BaseException:
+        if not ours:
+            raise
+    if ours:
+        raise ours[0]
 
 
 class _Runner(greenlet):
@@ -210,19 +208,19 @@ class _Runner(greenlet):
         self.at: tuple[Any, Tensor] | None = None
 
     def _go(self) -> None:
-        with suppress(_Abandoned):
+        with suppress(_Unwound):
             self._forward()  # what comes out is not needed: every tap has been visited
 
     def stop_at(self, tap: Any, x: Tensor) -> None:
         """Called by the batch itself: wait until the tap has been visited."""
         if self._abandoned:
-            raise _Abandoned
+            raise _Unwound
         self.at = (tap, x)
         self._aside = Aside(self._ambient)
         assert self.parent is not None
         self.parent.switch()
         if self._abandoned:
-            raise _Abandoned
+            raise _Unwound
 
     def advance(self) -> None:
         """Run on; an error of the batch comes out here."""
