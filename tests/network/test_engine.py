@@ -180,9 +180,7 @@ def test_all_that_will_come_are_waited_for() -> None:
     seen: list[tuple[str, list[int]]] = []
     inputs = [{"x": X[0], "way": "ac"}, {"x": X[1], "way": "c"}]
     expected = {"a": {0}, "c": {0, 1}}
-    lock_step(
-        Routed(), inputs, lambda layer, xs: seen.append((layer.name, sorted(xs))), expected
-    )
+    lock_step(Routed(), inputs, lambda layer, xs: seen.append((layer.name, sorted(xs))), expected)
     assert seen == [("a", [0]), ("c", [0, 1])]
 
 

@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from finepruning.network.find import find_layers
 
+
 class Twin(nn.Module):
     """Two modules that share a weight."""
 

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from finepruning.network.find import find_layers
 
+
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", [(3,), (4, 3), (4, 2, 3), (4, 2, 5, 3)])
 def test_linear(shape: tuple[int, ...], bias: bool) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from .._errors import FinepruningError
 from ..data.batches import Batch
-from .ambient import Ambient, Aside
+from .ambient import Ambient, Aside, contained, switches
 from .replica import Replicas
 from .taps import Place, Run
 
@@ -63,7 +63,7 @@ class Engine:
         self.model.requires_grad_(False)
         self.device = device
         self._replicas = Replicas(self.model)
-        self._devices = tuple(dict.fromkeys(("cpu", device.type)))
+        self._switches = switches(dict.fromkeys(("cpu", device.type)))
         self._layout: torch.memory_format | None = None
 
     def replica(self, places: Sequence[Place] = (), call: Any = None) -> nn.Module:
@@ -103,7 +103,7 @@ class Engine:
         for batch in batches:
             given, twin = self._given(batch), self.replica(places, call)
             overhead, started = 0.0, time.perf_counter()
-            with torch.no_grad(), _come_out(ours):
+            with torch.no_grad(), contained(self._switches), _come_out(ours):
                 output = given.call(twin)
             self.synchronize()
             yield Passed(batch, output, time.perf_counter() - started - overhead)
@@ -135,7 +135,7 @@ class Engine:
             return lambda: self._given(batch).call(self.replica(places, call))
 
         with torch.no_grad():
-            ambient = Ambient(self._devices)
+            ambient = Ambient(self._switches)
             runners = [_Runner(forward(batch), ambient) for batch in batches]
             try:
                 for runner in runners:
@@ -208,7 +208,7 @@ class _Runner(greenlet):
         self.at: tuple[Any, Tensor] | None = None
 
     def _go(self) -> None:
-        with suppress(_Unwound):
+        with suppress(_Unwound), contained(self._ambient.switches):
             self._forward()  # what comes out is not needed: every tap has been visited
 
     def stop_at(self, tap: Any, x: Tensor) -> None:
