@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from passes import through
 from torch import Tensor, nn
 
 from finepruning import Layer
 from finepruning.network.find import find_layers
+from passes import through
 
 
 def only(module: nn.Module) -> Layer:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from passes import lock_step, noted, runners, through
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from passes import lock_step, noted, runners, through
 
 X = [torch.randn(3, 4, generator=torch.Generator().manual_seed(i)) for i in range(4)]
 

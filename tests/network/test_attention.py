@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from passes import lock_step, through
 from torch import Tensor, nn
 
 from finepruning.network.find import find_layers
+from passes import through
 
 MASKS = {
     "none": {},

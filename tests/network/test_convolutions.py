@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from adapting import adapts, only
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+
+from adapting import adapts, only
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

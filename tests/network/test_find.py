@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from passes import through
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from finepruning.network.find import find_layers
+from passes import through
 
 
 class Twin(nn.Module):

@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 import torch
-from adapting import adapts, everywhere, only
-from passes import through
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from adapting import adapts, everywhere, only
 from finepruning.network.find import find_layers
+from passes import through
 
 
 @pytest.mark.parametrize("bias", [True, False])

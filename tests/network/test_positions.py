@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from finepruning import Config, personalize
-from finepruning._layers import ConvLayer, LinearLayer
-from finepruning._padding import RealPositions, drawn
+from finepruning.network.convolutions import ConvLayer
+from finepruning.network.layers import LinearLayer
+from finepruning.network.positions import RealPositions, drawn
 from speech import Speech, clips
 
 
@@ -109,7 +110,7 @@ def test_long_clips_after_a_short_one_stay_within_the_memory() -> None:
     torch.manual_seed(0)
     short = {"input_values": torch.randn(1, 40)}
     long = [{"input_values": torch.randn(1, 4000)} for _ in range(20)]
-    config = Config(sparsity=0.5, memory=3e6)
+    config = Config(sparsity=0.5, observe={"memory": 3e6})
     result = personalize(Speech().eval(), iter([short, *long]), config=config)
     assert 1 < result.report.calibration_samples < 21
     assert result.report.samples == 21

@@ -13,19 +13,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import overrides
 from torch.backends import cuda, mha
 from torch.utils import _device, _python_dispatch
 
+_functions: Any = torch.overrides  # whose stack of modes has no types
 Switch = tuple[Callable[[], Any], Callable[[Any], object]]
 """How something is asked for, and how it is set."""
 
 
 def _set_function_modes(modes: Iterable[Any]) -> None:
-    for _ in overrides._get_current_function_mode_stack():
-        overrides._pop_mode()
+    for _ in _functions._get_current_function_mode_stack():
+        _functions._pop_mode()
     for mode in modes:
-        overrides._push_mode(mode)
+        _functions._push_mode(mode)
 
 
 def _set_dispatch_modes(modes: Iterable[Any]) -> None:
@@ -48,7 +48,7 @@ _SWITCHES: tuple[Switch, ...] = (
     (cuda.cudnn_sdp_enabled, cuda.enable_cudnn_sdp),
     # ``with torch.device(...)`` is a mode, and a note of it.
     (lambda: _device.CURRENT_DEVICE, partial(setattr, _device, "CURRENT_DEVICE")),
-    (overrides._get_current_function_mode_stack, _set_function_modes),
+    (_functions._get_current_function_mode_stack, _set_function_modes),
     (_python_dispatch._get_current_dispatch_mode_stack, _set_dispatch_modes),
 )
 
