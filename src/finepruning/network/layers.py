@@ -122,3 +122,8 @@ class TransposedLinearLayer(LinearLayer):
 def precise(value: Tensor) -> Tensor:
     """``value`` in float32, or float64 where it is already: statistics are never kept in half."""
     return value if value.dtype == torch.float64 else value.float()
+
+
+def version(x: Tensor) -> int | None:
+    """How often ``x`` has been written to; None: an inference tensor does not tell."""
+    return None if x.is_inference() else x._version

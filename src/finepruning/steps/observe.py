@@ -23,7 +23,7 @@ from ..core.options import number
 from ..data.batches import Batch, logits_of
 from ..network.engine import Engine
 from ..network.find import Found
-from ..network.layers import Layer, precise
+from ..network.layers import Layer, precise, version
 from ..network.norms import ChannelMoments, Norm, norm_places
 from ..network.positions import RealPositions, drawn
 from .trace import Trace, trace
@@ -187,7 +187,7 @@ class _Drawn:
     """The positions drawn of one input, which other layers that see it share."""
 
     x: weakref.ref[Tensor]
-    version: int
+    version: int | None
     view: Any
     size: tuple[int, int]
     sample: Tensor
@@ -196,7 +196,8 @@ class _Drawn:
 
     def serves(self, layer: Layer, x: Tensor, size: tuple[int, int]) -> bool:
         """Whether a layer sees the same columns of the same input."""
-        same = self.x() is x and self.version == x._version and self.size == size
+        known = self.version is not None and self.version == version(x)
+        same = self.x() is x and known and self.size == size
         return same and layer.view is not None and self.view == layer.view
 
 
@@ -256,7 +257,7 @@ class _Watcher:
         drawn_ = self._drawn
         if drawn_ is None or repeated or not drawn_.serves(layer, x, size):
             sample, position = self._draw(size, real, x.device)
-            drawn_ = _Drawn(weakref.ref(x), x._version, layer.view, size, sample, position, None)
+            drawn_ = _Drawn(weakref.ref(x), version(x), layer.view, size, sample, position, None)
         sample, position = drawn_.sample, drawn_.position
         Y = precise(layer.rows(y, sample, position))
         if not bool(Y.isfinite().all()):

@@ -22,7 +22,7 @@ from ..core.fit import Fit, FitOptions, Solution, fit, largest
 from ..core.neighbours import Agreement, NeighbourOptions, agreed
 from ..network.engine import Engine
 from ..network.find import Found
-from ..network.layers import Layer, precise
+from ..network.layers import Layer, precise, version
 from .observe import Observation
 
 
@@ -186,18 +186,19 @@ class _Sight:
     """What a layer sees: which columns of which inputs."""
 
     view: Any
-    inputs: tuple[tuple[int, int, int, int], ...]
+    inputs: tuple[tuple[int, int, int, int | None], ...]
     """Of each batch its number, the identities of its input and of the positions drawn, and how
     often the input has been written to."""
     alive: tuple[weakref.ref[Tensor], ...] = field(compare=False)
 
     @classmethod
     def of(cls, layer: Layer, evidence: Evidence, inputs: Mapping[int, Tensor]) -> _Sight | None:
-        if layer.view is None or not inputs:
+        versions = [version(x) for x in inputs.values()]
+        if layer.view is None or not inputs or None in versions:
             return None
         seen = (
-            (batch, id(x), id(evidence.sampled[batch].position), x._version)
-            for batch, x in inputs.items()
+            (batch, id(x), id(evidence.sampled[batch].position), written)
+            for (batch, x), written in zip(inputs.items(), versions, strict=True)
         )
         return cls(layer.view, tuple(seen), tuple(map(weakref.ref, inputs.values())))
 
