@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ from .taps import Place, Run
 
 Watch = Callable[[Any, Tensor, Tensor], None]
 """``watch(tap, x, y)``: a tap was called with ``x`` and gave ``y``."""
+Twins = dict[nn.Module, nn.Module]
+"""For each module of the network the replica's."""
 Visit = Callable[[Any, dict[int, Tensor]], None]
 """``visit(tap, inputs)``: the batches, by number, that wait at a tap, with their inputs."""
 
@@ -61,6 +64,8 @@ class Engine:
                 f"model: cannot be copied ({error}); give a plain module"
             ) from error
         self.model.requires_grad_(False)
+        self._source = model
+        self._taps: dict[int, Any] = {}
         self.device = device
         self._replicas = Replicas(self.model)
         self._switches = switches(dict.fromkeys(("cpu", device.type)))
@@ -68,10 +73,14 @@ class Engine:
 
     def replica(self, places: Sequence[Place] = (), call: Any = None) -> nn.Module:
         """A twin of the network with a state of its own, wired at ``places`` to ``call``."""
+        return self._wired(places, call)[0]
+
+    def _wired(self, places: Sequence[Place], call: Any) -> tuple[nn.Module, Twins]:
         twin, twins = self._replicas.make()
         for place in places:
             place.wire(twins[place.module], place.taps, call)
-        return twin
+            self._taps.update((id(tap), tap) for tap in place.taps)
+        return twin, twins
 
     def stream(
         self, batches: Iterable[Batch], places: Sequence[Place] = (), watch: Watch | None = None
@@ -131,12 +140,12 @@ class Engine:
                 runner.stop_at(tap, x)
             return run(x)
 
-        def forward(batch: Batch) -> Callable[[], object]:
-            return lambda: self._given(batch).call(self.replica(places, call))
-
         with torch.no_grad():
             ambient = Ambient(self._switches)
-            runners = [_Runner(forward(batch), ambient) for batch in batches]
+            runners = [
+                _Runner(partial(self._given, batch), partial(self._wired, places, call), ambient)
+                for batch in batches
+            ]
             try:
                 for runner in runners:
                     runner.advance()
@@ -151,6 +160,8 @@ class Engine:
                     del waiting
                     visit(tap, inputs)
                     visited.add(name)
+                    for runner in runners:
+                        runner.learn(tap)
                     for i in [*inputs]:
                         del inputs[i]
                         runners[i].advance()
@@ -159,7 +170,12 @@ class Engine:
                     runner.abandon()
 
     def finish(self) -> None:
-        """End the passes: the network's parameters are as they were given, but for their values."""
+        """End the passes: all of the network is as it was given, but for what was done to taps."""
+        ours = {
+            id(p): p for tap in self._taps.values() for m in _modules(tap) for p in m.parameters()
+        }
+        self._replicas.put_back(self._source, ours.values())
+        self.model.requires_grad_(False)
 
     def synchronize(self) -> None:
         """Wait for the device, so that times mean something."""
@@ -168,6 +184,11 @@ class Engine:
 
     def _given(self, batch: Batch) -> Batch:
         return batch.to(self.device)
+
+
+def _modules(tap: Any) -> list[nn.Module]:
+    """The modules that hold what a tap writes to."""
+    return [tap.module, *getattr(tap, "tied", ())]
 
 
 def _waiting(runners: Sequence[_Runner]) -> dict[str, tuple[Any, dict[int, Tensor]]]:
@@ -199,17 +220,36 @@ def _come_out(ours: list[BaseException]) -> Iterator[None]:
 class _Runner(greenlet):
     """One batch on its way. ``advance`` lets it run to its next stop or its end."""
 
-    def __init__(self, forward: Callable[[], object], ambient: Ambient) -> None:
+    def __init__(
+        self,
+        given: Callable[[], Batch],
+        replica: Callable[[], tuple[nn.Module, Twins]],
+        ambient: Ambient,
+    ) -> None:
         super().__init__(self._go)
         self.gr_context = contextvars.copy_context()
-        self._forward, self._ambient = forward, ambient
+        self._given, self._replica, self._ambient = given, replica, ambient
+        self._twins: Twins = {}
         self._aside: Aside | None = None
         self._abandoned = False
         self.at: tuple[Any, Tensor] | None = None
 
     def _go(self) -> None:
-        with suppress(_Unwound), contained(self._ambient.switches):
-            self._forward()  # what comes out is not needed: every tap has been visited
+        twin, self._twins = self._replica()
+        try:
+            with suppress(_Unwound), contained(self._ambient.switches):
+                self._given().call(twin)  # what comes out is not needed: all has been visited
+        finally:
+            self._twins = {}  # and with it the state that the batch has left there
+
+    def learn(self, tap: Any) -> None:
+        """Parameters that a visit has given the network, such as a first bias, are its twin's."""
+        if not self._twins:
+            return
+        for module in _modules(tap):
+            mine = self._twins[module]._parameters
+            new = {n: p for n, p in module._parameters.items() if mine.get(n) is None}
+            mine.update(new)
 
     def stop_at(self, tap: Any, x: Tensor) -> None:
         """Called by the batch itself: wait until the tap has been visited."""

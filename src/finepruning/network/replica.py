@@ -8,8 +8,10 @@ it: nothing of a person's data stays behind, and batches that are under way at o
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from types import CellType, FunctionType
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -21,9 +23,9 @@ changes."""
 
 _ATOMS = (
     *(type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device),
-    *(torch.Size, torch.Generator, range, slice),
+    *(torch.Size, torch.Generator, range, slice, ModuleType),
 )
-_CONTAINERS = (list, dict, set)
+_CONTAINERS = (list, dict, set, deque)
 
 Recipe = list[tuple[str, Callable[[Any, dict[int, Any]], Any]]]
 
@@ -31,22 +33,23 @@ Recipe = list[tuple[str, Callable[[Any, dict[int, Any]], Any]]]
 class Replicas:
     """Makes replicas of ``model``, whose structure stays as it is from now on.
 
-    ``changing`` holds the ids of large tensors, beside parameters, that a forward pass is known to
-    change: they are copied too.
+    The first gets all of its large tensors copied, and shows which of them a forward pass changes:
+    from then on only these are copied. Parameters never are.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = [*{id(m): m for m in model.modules()}.values()]
         self._recipes = [_recipe(m) for m in self._modules]
-        self._shared = {id(p): p for p in model.parameters()}
-        self.changing: set[int] = set()
+        self._parameters = {id(p): p for p in model.parameters()}
+        self._large = _Large()
 
     def make(self) -> tuple[nn.Module, dict[nn.Module, nn.Module]]:
         """A replica, and for each module of the network its twin."""
         twins = {m: _blank(m) for m in self._modules}
+        self._large.look()
         # What copy.deepcopy takes for copied already.
-        memo: dict[int, Any] = {id(m): twin for m, twin in twins.items()} | self._shared
-        memo[_POLICY] = self.changing
+        memo: dict[int, Any] = {id(m): twin for m, twin in twins.items()} | self._parameters
+        memo[_LARGE] = self._large
         for module, recipe in zip(self._modules, self._recipes, strict=True):
             twin = twins[module]
             if twin is module:
@@ -59,9 +62,50 @@ class Replicas:
                 twin.forward = twin._orig_mod  # type: ignore[assignment]
         return twins[self._modules[0]], twins
 
+    def put_back(self, given: nn.Module, ours: Iterable[Tensor]) -> None:
+        """Put back what passes have written over, beside ``ours``: parameters and large buffers
+        get the values that they have in ``given``, of which the network is a copy."""
+        kept = set(map(id, ours))
+        for mine, theirs in zip(self._modules, given.modules(), strict=True):
+            large = {name: b for name, b in mine._buffers.items() if _is_large(b)}
+            for name, value in {**mine._parameters, **large}.items():
+                before = theirs._parameters.get(name, theirs._buffers.get(name))
+                if value is None or before is None or id(value) in kept:
+                    continue
+                before = before.detach().to(value.device)
+                if not torch.equal(value, before):
+                    value.data.copy_(before)
 
-_POLICY = -1
-"""Key of :attr:`Replicas.changing` among the ids of a memo: no object has it."""
+
+class _Large:
+    """Which large tensors are copied: all, until a pass has shown which of them change."""
+
+    def __init__(self) -> None:
+        self._copies: list[tuple[Tensor, Tensor]] | None = []
+        self._changing: set[int] = set()
+
+    def copy(self, value: Tensor) -> Tensor:
+        """A copy of ``value``, or itself."""
+        if self._copies is None and id(value) not in self._changing:
+            return value
+        made = value.detach().clone()
+        if self._copies is not None:
+            self._copies.append((value, made))
+        return made
+
+    def look(self) -> None:
+        """What has come of the copies?"""
+        if self._copies:
+            self._changing = {id(v) for v, made in self._copies if not torch.equal(v, made)}
+            self._copies = None
+
+
+def _is_large(value: Tensor | None) -> bool:
+    return value is not None and value.numel() > SMALL
+
+
+_LARGE = -1
+"""Key of :class:`_Large` among the ids of a memo: no object has it."""
 
 
 def _blank(module: nn.Module) -> nn.Module:
@@ -74,12 +118,12 @@ def _recipe(module: nn.Module) -> Recipe:
     """How each attribute of a module that is not simply shared gets to its twin."""
     recipe: Recipe = []
     for name, value in vars(module).items():
-        if name == "_parameters" or isinstance(value, _ATOMS):
+        if isinstance(value, _ATOMS):
             continue
         if name == "_modules":
             recipe.append((name, _twins))
-        elif isinstance(value, dict) and not value:
-            recipe.append((name, _empty))
+        elif name == "_parameters" or (isinstance(value, dict) and not value):
+            recipe.append((name, _shallow))
         else:
             recipe.append((name, _copied))
     return recipe
@@ -89,7 +133,7 @@ def _twins(value: Any, memo: dict[int, Any]) -> Any:
     return {name: None if m is None else memo[id(m)] for name, m in value.items()}
 
 
-def _empty(value: Any, memo: dict[int, Any]) -> Any:
+def _shallow(value: Any, memo: dict[int, Any]) -> Any:
     return value.copy()
 
 
@@ -100,10 +144,9 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return value if known is None else known
     made: Any = value
     if isinstance(value, Tensor):
-        if value.numel() <= SMALL or id(value) in memo[_POLICY]:
-            made = value.detach().clone()
+        made = memo[_LARGE].copy(value) if _is_large(value) else value.detach().clone()
     elif isinstance(value, FunctionType):
-        made = _function(value, memo)
+        return _function(value, memo)
     elif type(value) in _CONTAINERS and all(isinstance(v, _ATOMS) for v in _values(value)):
         made = value.copy()
     elif isinstance(value, dict):
@@ -111,14 +154,31 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         memo[id(value)] = made
         for key, held in value.items():
             made[key] = _copied(held, memo)
-    elif type(value) in (list, tuple):
-        made = type(value)(_copied(held, memo) for held in value)
+    elif type(value) is list:
+        made = memo[id(value)] = []
+        made += [_copied(held, memo) for held in value]
+    elif type(value) is tuple:
+        made = tuple(_copied(held, memo) for held in value)
     else:
         try:
             made = copy.deepcopy(value, memo)
-        except Exception:  # a lock, a file, a generator: what cannot be copied is shared
-            made = value
+        except Exception:
+            made = _by_attributes(value, memo)
     memo[id(value)] = made
+    return made
+
+
+def _by_attributes(value: Any, memo: dict[int, Any]) -> Any:
+    """A copy of what cannot be copied as a whole. A lock, a file, a generator is shared."""
+    if isinstance(value, MethodType):
+        return MethodType(value.__func__, _copied(value.__self__, memo))
+    try:
+        made = object.__new__(type(value))
+        attributes = vars(value)
+    except TypeError:
+        return value
+    memo[id(value)] = made
+    vars(made).update({name: _copied(held, memo) for name, held in attributes.items()})
     return made
 
 
@@ -129,25 +189,24 @@ def _values(container: Any) -> Any:
 def _function(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     """A function, such as a hook, that writes to copies of what it has at hand."""
     cells = function.__closure__ or ()
+    scope = function.__globals__
     reachable = {
         name: held
         for name in function.__code__.co_names
-        if type(held := function.__globals__.get(name)) in _CONTAINERS
+        if type(held := scope.get(name)) in _CONTAINERS
     }
-    if not cells and not reachable:
+    defaults = function.__defaults__, function.__kwdefaults__
+    if not cells and not reachable and not any(defaults) and not vars(function):
         return function
-    closure = tuple(CellType(_cell(cell, memo)) for cell in cells)
-    scope = function.__globals__
-    if reachable:
-        scope = dict(scope) | {name: _copied(held, memo) for name, held in reachable.items()}
-    made = FunctionType(function.__code__, scope, function.__name__, function.__defaults__, closure)
-    made.__kwdefaults__ = function.__kwdefaults__
-    vars(made).update(vars(function))
+    closure = tuple(CellType() for _ in cells)
+    # It is known before what it leads to is looked at: that may lead back to it.
+    made = memo[id(function)] = FunctionType(
+        function.__code__, dict(scope) if reachable else scope, function.__name__, None, closure
+    )
+    made.__globals__.update({name: _copied(held, memo) for name, held in reachable.items()})
+    made.__defaults__, made.__kwdefaults__ = (_copied(default, memo) for default in defaults)
+    vars(made).update({name: _copied(held, memo) for name, held in vars(function).items()})
+    for cell, mine in zip(cells, closure, strict=True):
+        with suppress(ValueError):  # nothing is in it yet
+            mine.cell_contents = _copied(cell.cell_contents, memo)
     return made
-
-
-def _cell(cell: CellType, memo: dict[int, Any]) -> Any:
-    try:
-        return _copied(cell.cell_contents, memo)
-    except ValueError:  # nothing is in it yet
-        return None
