@@ -182,7 +182,7 @@ class _Room:
         return (number_ in self.numbers if self.numbers else fits) or not held
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Drawn:
     """The positions drawn of one input, which other layers that see it share."""
 
@@ -192,7 +192,7 @@ class _Drawn:
     size: tuple[int, int]
     sample: Tensor
     position: Tensor
-    inputs: Marginals | None
+    inputs: Marginals | None = None
 
     def serves(self, layer: Layer, x: Tensor, size: tuple[int, int]) -> bool:
         """Whether a layer sees the same columns of the same input."""
@@ -220,7 +220,7 @@ class _Watcher:
 
     def __post_init__(self) -> None:
         self._generator = torch.Generator().manual_seed(self.seed)
-        self._drawn: _Drawn | None = None
+        self._drawn: list[_Drawn] = []  # of inputs that are still alive
 
     def begin(self, batch: Batch, number_: int | None) -> None:
         """A batch is about to pass, the calibration batch of that number; None: it is none."""
@@ -254,10 +254,13 @@ class _Watcher:
         if not x.numel() or (before and self._number in before.sampled):
             return  # called again on this data alone: the layer is fitted to its first call
         size = layer.positions(x)
-        drawn_ = self._drawn
-        if drawn_ is None or repeated or not drawn_.serves(layer, x, size):
+        self._drawn = [known for known in self._drawn if known.x() is not None]
+        serving = [known for known in self._drawn if known.serves(layer, x, size)]
+        if serving and not repeated:
+            drawn_ = serving[0]
+        else:
             sample, position = self._draw(size, real, x.device)
-            drawn_ = _Drawn(weakref.ref(x), version(x), layer.view, size, sample, position, None)
+            drawn_ = _Drawn(weakref.ref(x), version(x), layer.view, size, sample, position)
         sample, position = drawn_.sample, drawn_.position
         Y = precise(layer.rows(y, sample, position))
         if not bool(Y.isfinite().all()):
@@ -273,9 +276,8 @@ class _Watcher:
                 count = max(1, len(sample) // max(1, size[0]))  # at least one position a sample
                 every = min(self.options.inputs_every, count)
                 X = precise(layer.columns(x, sample[::every], position[::every]))
-                drawn_ = replace(drawn_, inputs=Marginals.of(X))
-            self._drawn = drawn_
-            assert drawn_.inputs is not None
+                drawn_.inputs = Marginals.of(X)
+                self._drawn.append(drawn_)
             assert self._number is not None
             sampled = {self._number: Sampled(size, sample, position, Y)}
             seen = Evidence(drawn_.inputs, Marginals.of(Y), sampled=sampled)

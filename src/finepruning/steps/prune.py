@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.arrays import LowRank
 from ..core.evidence import Evidence, Gram, Sampled
 from ..core.fit import Fit, FitOptions, Solution, fit, largest
 from ..core.neighbours import Agreement, NeighbourOptions, agreed
@@ -189,7 +190,9 @@ class _Sight:
     inputs: tuple[tuple[int, int, int, int | None], ...]
     """Of each batch its number, the identities of its input and of the positions drawn, and how
     often the input has been written to."""
-    alive: tuple[weakref.ref[Tensor], ...] = field(compare=False)
+    refs: tuple[weakref.ref[Tensor], ...] = field(compare=False)
+    size: int = field(compare=False)
+    """Elements of the inputs."""
 
     @classmethod
     def of(cls, layer: Layer, evidence: Evidence, inputs: Mapping[int, Tensor]) -> _Sight | None:
@@ -200,25 +203,40 @@ class _Sight:
             (batch, id(x), id(evidence.sampled[batch].position), written)
             for (batch, x), written in zip(inputs.items(), versions, strict=True)
         )
-        return cls(layer.view, tuple(seen), tuple(map(weakref.ref, inputs.values())))
+        refs = tuple(map(weakref.ref, inputs.values()))
+        return cls(layer.view, tuple(seen), refs, sum(x.numel() for x in inputs.values()))
+
+    def alive(self) -> bool:
+        """Whether its inputs are still there."""
+        return all(ref() is not None for ref in self.refs)
 
 
 class _Shared:
-    """The Gram matrix of the layer before, for the next one that sees the same inputs."""
+    """Gram matrices of layers, for others that see the same inputs.
+
+    The last one, whatever its size; and any that is smaller than its inputs, as long as these wait
+    for other layers anyway.
+    """
 
     def __init__(self) -> None:
-        self._last: tuple[_Sight, Gram] | None = None
+        self._grams: list[tuple[_Sight, Gram]] = []
 
     def known(self, sight: _Sight | None) -> Gram | None:
-        """That of the layer before, where it saw the same."""
-        if self._last is not None:
-            before, gram = self._last
-            # An identity means something only while its object lives.
-            if sight == before and all(ref() is not None for ref in before.alive):
+        """That of a layer that saw the same."""
+        # An identity means something only while its object lives.
+        self._grams = [(seen, gram) for seen, gram in self._grams if seen.alive()]
+        for seen, gram in self._grams:
+            if seen == sight:
                 return gram
-        self._last = None
+        self._grams = [(seen, gram) for seen, gram in self._grams if _is_small(gram, seen)]
         return None
 
     def note(self, sight: _Sight | None, gram: Gram | None) -> None:
         """Remember a layer's."""
-        self._last = None if sight is None or gram is None else (sight, gram)
+        if sight is not None and gram is not None and self.known(sight) is None:
+            self._grams.append((sight, gram))
+
+
+def _is_small(gram: Gram, sight: _Sight) -> bool:
+    held = gram.H.F if isinstance(gram.H, LowRank) else gram.H
+    return bool(held.numel() < sight.size)
