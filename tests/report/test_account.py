@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from finepruning._memory import PeakMemory
 from torch import Tensor, nn
 
 from finepruning import Config, Report, personalize
@@ -91,10 +90,3 @@ def test_a_layer_that_never_varies_has_an_error_that_json_can_hold() -> None:
         report = personalize(model, torch.zeros(8, 4), effort=effort).report
         json.dumps(report.to_dict(), allow_nan=False)
         assert str(report)
-
-
-def test_peak_memory_sees_what_was_there_only_for_a_while() -> None:
-    memory = PeakMemory(torch.device("cpu"))
-    big = torch.ones(16_000_000)
-    del big
-    assert 50e6 < memory.above_start() < 200e6

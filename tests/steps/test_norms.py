@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
-from finepruning._norms import Norm, find_norms, how_far, normalise_anew, watched, why_kept
 from torch import Tensor, nn
 
 import finepruning
 from finepruning import Config, personalize
 from finepruning.data.batches import Batch
+from finepruning.network.engine import Engine
+from finepruning.network.norms import ChannelMoments, Norm, find_norms, norm_places
+from finepruning.steps.norms import Following, NormOptions, following, normalise_anew
+from finepruning.steps.observe import ObserveOptions, _Watcher
+from finepruning.steps.trace import Trace
+from passes import batch, engine_of
 
 
 class Net(nn.Module):
@@ -51,11 +55,21 @@ def shifted(n: int = 64) -> Tensor:
     return 2 * torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(1)) + 1
 
 
-def watch(net: nn.Module, x: Tensor) -> list[Norm]:
-    norms = find_norms(net)
-    with watched(net, norms):
-        net(x)
-    return norms
+def watch(net: nn.Module, x: Tensor) -> tuple[Engine, tuple[Norm, ...], dict[str, ChannelMoments]]:
+    """What observing sees of the norms, when all samples come in one batch."""
+    engine = engine_of(net)
+    norms = find_norms(engine.model)
+    nothing = Trace({}, {}, 1, None, 0, "")
+    watcher = _Watcher(nothing, ObserveOptions(), 0, 1.0, engine.device)
+    watcher.begin(batch(x), None)
+    for _ in engine.stream([batch(x)], norm_places(norms), watcher.watch):
+        pass
+    return engine, norms, watcher.norm_moments()
+
+
+def decided(net: nn.Module, x: Tensor, trust: float, padded: bool = False) -> Following:
+    _, norms, seen = watch(net, x)
+    return following(norms, seen, NormOptions(), trust=trust, padded=padded)
 
 
 @pytest.mark.parametrize("batches", [1, 3])
@@ -64,15 +78,9 @@ def test_each_norm_follows_what_the_ones_before_it_give(
     net: nn.Module, batches: int, share: float
 ) -> None:
     x, plain = shifted().double(), net.double()
-    norms = watch(plain, x)
-    ours = copy.deepcopy(plain)
-    normalise_anew(
-        ours,
-        [Norm(n.name, ours.get_submodule(n.name), n.count) for n in norms],
-        [Batch(part, len(part)) for part in x.chunk(batches)],
-        share,
-        torch.device("cpu"),
-    )
+    engine, norms, _ = watch(plain, x)
+    normalise_anew(engine, norms, [Batch(part, len(part)) for part in x.chunk(batches)], share)
+    ours = engine.model
     for module in plain.body:  # the reference: layer by layer, all samples at once
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
@@ -86,50 +94,48 @@ def test_each_norm_follows_what_the_ones_before_it_give(
 
 def test_only_parameters_change(net: nn.Module) -> None:
     before = {name: value.clone() for name, value in net.named_buffers()}
-    norms = watch(net, shifted())
-    normalise_anew(net, norms, [Batch(shifted(), 64)], 0.5, torch.device("cpu"))
-    assert all(torch.equal(value, before[name]) for name, value in net.named_buffers())
+    engine, norms, _ = watch(net, shifted())
+    normalise_anew(engine, norms, [Batch(shifted(), 64)], 0.5)
+    for model in (net, engine.model):
+        assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    assert not torch.equal(engine.model.body[1].weight, net.body[1].weight)
 
 
 def test_follows_where_nothing_shows_that_classes_are_missing(net: nn.Module) -> None:
-    assert why_kept(watch(net, torch.randn(64, 3, 8, 8)), trust=0.0, padded=False) == ""
+    found = decided(net, torch.randn(64, 3, 8, 8), trust=0.0)
+    assert (found.applied, found.reason) == (True, "")
 
 
 def test_few_classes_on_the_same_device_stay_as_they_are(net: nn.Module) -> None:
-    assert "no sign" in why_kept(watch(net, torch.randn(64, 3, 8, 8)), 1.0, padded=False)
+    found = decided(net, torch.randn(64, 3, 8, 8), 1.0)
+    assert not found.applied
+    assert "no sign" in found.reason
 
 
 def test_few_classes_on_another_device_follow(net: nn.Module) -> None:
-    assert why_kept(watch(net, shifted()), 1.0, padded=False) == ""
+    assert decided(net, shifted(), 1.0).reason == ""
 
 
 def test_padding_never_counts(net: nn.Module) -> None:
-    assert "padding" in why_kept(watch(net, shifted()), 0.0, padded=True)
-
-
-def test_folded_or_untrained_statistics_are_no_norms() -> None:
-    assert find_norms(Net()) == []
-    assert find_norms(nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.LayerNorm(3))) == []
-    assert find_norms(nn.BatchNorm1d(3, track_running_stats=False)) == []
+    assert "padding" in decided(net, shifted(), 0.0, padded=True).reason
 
 
 def test_norms_never_called_are_passed_over(net: nn.Module) -> None:
-    assert why_kept(find_norms(net), 0.0, padded=False) == "there are none with statistics"
+    found = following(find_norms(net), {}, NormOptions(), trust=0.0, padded=False)
+    assert found == Following(False, "there are none with statistics", 0.0)
 
 
 def test_chance_is_no_device(net: nn.Module) -> None:
     """Two samples move the means a lot, and say nothing."""
-    few = watch(net, torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3)))
-    assert how_far(few) < 0.035
+    few = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    assert decided(net, few, 1.0).moved < 0.035
 
 
 def test_numbers_without_positions_are_not_followed() -> None:
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).eval()
     net[1].running_mean += 1
-    with watched(net, norms := find_norms(net)):
-        net(torch.randn(64, 4))
-    assert len(norms) == 1
-    assert why_kept(norms, 0.0, padded=False) == "there are none with statistics"
+    assert len(find_norms(net)) == 1
+    assert decided(net, torch.randn(64, 4), 0.0).reason == "there are none with statistics"
 
 
 class Twice(nn.Module):
@@ -146,36 +152,16 @@ class Twice(nn.Module):
 
 def test_a_norm_that_is_called_twice_is_not_followed() -> None:
     net = Twice().eval()
-    assert "none" in why_kept(watch(net, shifted()), 0.0, padded=False)
-
-
-def test_norms_that_compute_something_else_are_left_alone(net: nn.Module) -> None:
-    class Other(nn.BatchNorm2d):
-        def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
-            return scale * super().forward(x)
-
-    class BatchNormAct2d(nn.BatchNorm2d):  # timm's
-        def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x).relu()
-
-    for norm, followed in ((Other(3), False), (BatchNormAct2d(3), True)):
-        norm.running_mean.add_(1)  # type: ignore[union-attr]
-        assert bool(find_norms(norm)) == followed
-    one, two = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
-    one.running_mean.add_(1)  # type: ignore[union-attr]
-    two.weight = one.weight
-    assert find_norms(nn.Sequential(one, two)) == []
-    one = nn.BatchNorm2d(3, affine=True)
-    one.running_mean.add_(1)  # type: ignore[union-attr]
-    one.bias = None
-    assert find_norms(one) == []
+    assert "none" in decided(net, shifted(), 0.0).reason
 
 
 def test_batches_go_where_the_network_is(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = []
     to = Batch.to
     monkeypatch.setattr(Batch, "to", lambda self, device: moved.append(device) or to(self, device))
-    normalise_anew(net, watch(net, shifted()), [Batch(shifted(), 64)], 0.5, torch.device("cpu"))
+    engine, norms, _ = watch(net, shifted())
+    moved.clear()
+    normalise_anew(engine, norms, [Batch(shifted(), 64)], 0.5)
     assert moved == [torch.device("cpu")]
 
 
@@ -233,5 +219,5 @@ def test_off_for_the_published_rule(net: nn.Module) -> None:
 
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_a_share_is_between_0_and_1(share: float) -> None:
-    with pytest.raises(finepruning.FinepruningError, match="norms="):
+    with pytest.raises(finepruning.FinepruningError, match=r"norms\.share="):
         Config(norms=share)

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from finepruning._find import find_layers
-from finepruning._observe import Observation, logits_of, observe, trace
 from torch import Tensor, nn
 
 from finepruning import FinepruningError
-from finepruning.data.batches import Batch, read_batches
+from finepruning.data.batches import logits_of, read_batches
+from finepruning.network.find import find_layers
+from finepruning.network.norms import find_norms
+from finepruning.steps.observe import Observation, ObserveOptions, observe
+from passes import engine_of
 
 X = torch.randn(40, 3, 6, 5)
 
@@ -35,22 +37,12 @@ def look(
     seed: int = 0,
     count: int | None = None,
 ) -> Observation:
+    engine = engine_of(model)
+    options = ObserveOptions(positions=positions, inputs_every=every, memory=memory)
     return observe(
-        model, find_layers(model), read_batches(data), device=torch.device("cpu"),
-        positions=positions, inputs_every=every, memory=memory, seed=seed, batch_count=count,
-        step=lambda n: None,
+        engine, find_layers(engine.model), find_norms(engine.model), read_batches(data),
+        options=options, seed=seed, batch_count=count, step=lambda n: None,
     )  # fmt: skip
-
-
-def test_trace() -> None:
-    model = convnet()
-    seen = trace(model, find_layers(model), Batch(X[:8], 8))
-    assert dict(seen.calls) == {"0": 1, "2": 1, "4": 1}
-    assert dict(seen.positions) == {"0": 30, "2": 12, "4": 1}
-    assert seen.macs(find_layers(model).layers) == 30 * 108 + 12 * 144 + 240
-    assert seen.largest == 4 * 30 * (3 + 4)
-    assert seen.head is not None
-    assert (seen.head.name, seen.outputs, seen.readout_refused) == ("4", 5, "")
 
 
 class Twice(nn.Module):
@@ -71,25 +63,6 @@ class Wrapped(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.wrap(self.head(x))
-
-
-@pytest.mark.parametrize(
-    ("model", "reason"),
-    [
-        (nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), "not the model's output"),
-        (Wrapped(lambda y: y.neg_()), "not the model's output"),  # though it is the same tensor
-        (nn.Sequential(nn.Linear(4, 1)), "single output"),
-        (nn.Sequential(nn.Linear(4, 3), nn.Unflatten(1, (3, 1))), "3 dimensions"),
-        (Twice(), "not the model's output"),
-        (Wrapped(lambda y: {"a": "text"}), "no tensor"),
-        (Wrapped(lambda y: ()), "no tensor"),
-        (Wrapped(lambda y: y[:, :2]), "not the model's output"),
-    ],
-)
-def test_where_there_is_no_readout(model: nn.Module, reason: str) -> None:
-    seen = trace(model, find_layers(model), Batch(torch.randn(1, 4), 1))
-    assert seen.head is None
-    assert reason in seen.readout_refused
 
 
 @pytest.mark.parametrize(
@@ -120,15 +93,17 @@ def test_statistics_and_outputs_are_the_networks() -> None:
     with torch.inference_mode():
         torch.testing.assert_close(seen.logits, model(X))
         y = model[:3](X)  # (40, 4, 4, 3)
-    got = torch.cat([seen.outputs["2"][i].y for i in range(5)], 1)
+    got = torch.cat([seen.evidence["2"].sampled[i].y for i in range(5)], 1)
     torch.testing.assert_close(got[0], y.flatten(2).transpose(1, 2).reshape(-1, 4))
-    spread = seen.inputs["2"]
-    torch.testing.assert_close(spread.output_mean()[0].float(), y.mean((0, 2, 3)))
-    torch.testing.assert_close(spread.output_variance()[0].float(), y.var((0, 2, 3), correction=0))
+    outputs = seen.evidence["2"].outputs
+    torch.testing.assert_close(outputs.mean[0].float(), y.mean((0, 2, 3)))
+    torch.testing.assert_close(outputs.variance[0].float(), y.var((0, 2, 3), correction=0))
     columns = nn.functional.unfold(model[:2](X), 3).transpose(1, 2).reshape(-1, 36).detach()
-    torch.testing.assert_close(spread.input_energy()[0], (columns**2).mean(0))
+    inputs = seen.evidence["2"].inputs
+    torch.testing.assert_close(inputs.energy[0].float(), (columns**2).mean(0))
     variance = columns.var(0, correction=0)
-    torch.testing.assert_close(spread.input_variance()[0], variance, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(inputs.variance[0].float(), variance, atol=1e-5, rtol=1e-4)
+    assert seen.evidence["2"].positions == 40 * 12
 
 
 @pytest.mark.parametrize("positions", [40, 200, 500])
@@ -137,7 +112,7 @@ def test_positions_are_sampled(positions: int) -> None:
     model = convnet()
     seen = look(model, positions=positions, count=5)
     for name, size in {"0": 30, "2": 12, "4": 1}.items():
-        kept = [seen.outputs[name][i] for i in range(5)]
+        kept = [seen.evidence[name].sampled[i] for i in range(5)]
         per_sample = min(size, -(-positions // 40))
         for k in kept:
             assert k.size == (8, size)
@@ -146,14 +121,14 @@ def test_positions_are_sampled(positions: int) -> None:
             assert len(set(places)) == len(places) == 8 * per_sample
     with torch.inference_mode():
         y = model[:3](X[:8]).flatten(2)
-    kept = seen.outputs["2"][0]
+    kept = seen.evidence["2"].sampled[0]
     torch.testing.assert_close(kept.y[0], y[kept.sample, :, kept.position])
 
 
 def test_seed_draws_the_positions() -> None:
     def drawn(seed: int) -> list[int]:
         seen = look(convnet(), positions=100, seed=seed, count=5)
-        return seen.outputs["0"][0].position.tolist()
+        return seen.evidence["0"].sampled[0].position.tolist()
 
     assert drawn(0) == drawn(0) != drawn(1)
 
@@ -164,9 +139,9 @@ def test_a_generator_gives_the_same_as_a_list(count: int | None) -> None:
         (X.split(8), 5), (iter(X.split(8)), count)
     ))  # fmt: skip
     assert torch.equal(a.logits, b.logits)
-    for name in a.outputs:
+    for name in a.evidence:
         for i in range(5):
-            assert torch.equal(a.outputs[name][i].y, b.outputs[name][i].y)
+            assert torch.equal(a.evidence[name].sampled[i].y, b.evidence[name].sampled[i].y)
 
 
 @pytest.mark.parametrize("count", [None, 5])
@@ -178,7 +153,7 @@ def test_memory_bounds_the_calibration_set(count: int | None) -> None:
     assert seen.samples == 40
     assert seen.calibration_samples == 16  # whole batches
     assert seen.logits.shape == (40, 5)
-    assert len(seen.outputs["0"]) == 2
+    assert len(seen.evidence["0"].sampled) == 2
     with torch.inference_mode():
         torch.testing.assert_close(seen.logits, model(X))
     first = [torch.equal(b.inputs, X[i * 8 : i * 8 + 8]) for i, b in enumerate(seen.calibration)]
@@ -220,11 +195,15 @@ def test_a_layer_called_again_has_moments_of_all_its_calls() -> None:
     with torch.no_grad():
         y = model.a(x)
         inputs, outputs = torch.cat([x, y]), torch.cat([y, model.a(y)])
-    moments = seen.repeated["a"]
+    evidence = seen.evidence["a"]
+    moments = evidence.joint
+    assert moments is not None
     assert moments.count == 16
-    torch.testing.assert_close(moments.means()[0][0], inputs.mean(0))
-    torch.testing.assert_close(moments.means()[1][0], outputs.mean(0))
-    assert seen.outputs["a"] == {}
+    torch.testing.assert_close(moments.x_mean[0], inputs.mean(0))
+    torch.testing.assert_close(moments.y_mean[0], outputs.mean(0))
+    torch.testing.assert_close(moments.H[0], inputs.T.cov(correction=0))
+    assert evidence.positions == 16
+    assert evidence.sampled == {}
 
 
 @pytest.mark.parametrize(
@@ -276,5 +255,27 @@ def test_an_empty_call_is_no_call() -> None:
             return self.a(x).index_put((chosen,), self.expert(x[chosen]))
 
     seen = look(Experts(), torch.randn(8, 4))
-    assert "expert" not in seen.outputs
-    assert "a" in seen.outputs
+    assert "expert" not in seen.evidence
+    assert "a" in seen.evidence
+
+
+def test_norms_are_watched_in_all_samples() -> None:
+    """Those that do not fit into the calibration set, too."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(120, 5))
+    model[1].running_mean += 1
+    seen = look(model.eval(), memory=17 * 1.5 * 4 * 30 * 7)
+    assert seen.calibration_samples < 40
+    moments = seen.norms["1"]
+    assert (moments.count, moments.samples) == (40 * 30, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(moments.mean.float(), model[0](X).mean((0, 2, 3)))
+
+
+def test_data_made_in_inference_mode() -> None:
+    """Its tensors do not tell whether they are written to."""
+    with torch.inference_mode():
+        data = X.clone()
+    a, b = look(convnet(), data.split(8)), look(convnet(), X.split(8))
+    assert torch.equal(a.logits, b.logits)
+    for name, evidence in a.evidence.items():
+        assert torch.equal(evidence.inputs.total, b.evidence[name].inputs.total)

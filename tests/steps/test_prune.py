@@ -110,7 +110,7 @@ def test_sampled_positions_come_close_to_all(effort: str) -> None:
     x = torch.randn(32, 3, 12, 12)
     errors = []
     for positions in (10**6, 4000):
-        config = Config(effort=effort, positions=positions, sparsity=0.5)
+        config = Config(effort=effort, observe={"positions": positions}, sparsity=0.5)
         result = personalize(model, x, config=config)
         with torch.inference_mode():
             errors.append(float((result.model(x) - model(x)).pow(2).mean()))

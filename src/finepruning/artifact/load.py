@@ -68,11 +68,11 @@ def _set(model: nn.Module, name: str, value: Tensor) -> None:
     """Store a changed parameter: in place where there is one, which others may share."""
     owner, _, key = name.rpartition(".")
     module = model.get_submodule(owner)
-    given = module._parameters[key]
-    if given is None:
+    given = module._parameters.get(key)
+    if given is None and getattr(module, key) is None:
         device = next(model.parameters()).device
         setattr(module, key, nn.Parameter(value.to(device), requires_grad=False))
-    elif given.shape != value.shape or given.dtype != value.dtype:
+    elif given is None or given.shape != value.shape or given.dtype != value.dtype:
         raise ValueError(f"{name!r} has another shape or type")
     else:
         given.copy_(value)

@@ -247,9 +247,10 @@ class _Runner(greenlet):
         if not self._twins:
             return
         for module in _modules(tap):
-            mine = self._twins[module]._parameters
-            new = {n: p for n, p in module._parameters.items() if mine.get(n) is None}
-            mine.update(new)
+            twin = self._twins[module]
+            for name, parameter in module._parameters.items():
+                if parameter is not None and twin._parameters.get(name) is None:
+                    setattr(twin, name, parameter)  # also over an attribute that was None
 
     def stop_at(self, tap: Any, x: Tensor) -> None:
         """Called by the batch itself: wait until the tap has been visited."""
