@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
+import random
+import signal
+import sys
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -115,3 +119,19 @@ def same(a: Any, b: Any) -> bool:
 
 def _bits(t: Tensor) -> Tensor:
     return t.contiguous().reshape(-1).view(torch.uint8)
+
+
+def ambience() -> list[Any]:
+    """What belongs to the whole process or thread, and is nobody's to change."""
+    return [
+        torch.backends.mha.get_fastpath_enabled(), torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu"),
+        torch.get_autocast_dtype("cpu"), torch.is_autocast_cache_enabled(),
+        torch.get_default_dtype(), torch.get_num_threads(), torch.get_num_interop_threads(),
+        torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate(),
+        torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(),
+        {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
+        signal.getsignal(signal.SIGINT), sys.gettrace(), sys.getprofile(),
+        torch.nn.modules.module._global_forward_hooks.copy(),
+        torch.nn.modules.module._global_forward_pre_hooks.copy(), np.geterr(),
+    ]  # fmt: skip
