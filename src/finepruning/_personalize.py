@@ -287,7 +287,13 @@ class _Run:
         """A progress bar on stderr: only on a terminal, only for what takes longer than a
         second."""
         disable = None if self.progress else True
-        return tqdm(desc=name, total=total, delay=1, disable=disable, leave=False)
+        return _Bar(desc=name, total=total, delay=1, disable=disable, leave=False)
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A bar without the thread that watches over all bars, which would outlive the work."""
+
+    monitor_interval = 0
 
 
 def _check_weights(model: nn.Module) -> None:
