@@ -134,13 +134,17 @@ def test_contexts_do_not_meet(outer: str) -> None:
             lambda: lock_step(model, inputs, lambda *_: visits.append(ambience()))
         )
         assert ambience() == before
-        apart = noted_by_way(lambda: [through(model, i) for i in inputs])
+        assert visits == [before] * 3
+        visits.clear()
+        apart = noted_by_way(
+            lambda: [through(model, i, lambda *_: visits.append(ambience())) for i in inputs]
+        )
         assert ambience() == before
     for way in alone:  # each is run twice: the order of the two is the engine's
         for found in (together, apart):
             key = lambda entry: str(entry)  # noqa: E731
             assert sorted(found[way], key=key) == sorted(alone[way], key=key), way
-    assert visits == [before] * 3
+    assert visits == [before] * 3 * len(inputs)
 
 
 @pytest.mark.parametrize("way", CONTEXTS)

@@ -18,10 +18,12 @@ CPU = torch.device("cpu")
 
 
 def alone(code: str) -> str:
-    """What ``code`` prints in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120
-    )
+    """What ``code`` prints in a process of its own.
+
+    A shell stands between: a new process begins with the record of the one that it is started from.
+    """
+    command = ["sh", "-c", '"$@"; exit $?', "sh", sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -279,3 +279,22 @@ def test_data_made_in_inference_mode() -> None:
     assert torch.equal(a.logits, b.logits)
     for name, evidence in a.evidence.items():
         assert torch.equal(evidence.inputs.total, b.evidence[name].inputs.total)
+
+
+def test_statistics_are_precise_whatever_the_model_does_around_its_layers() -> None:
+    """Of a layer that is called again too, whose inputs and outputs are multiplied at once."""
+
+    class Low(Twice):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+                return super().forward(x)
+
+    model, x = Low(), torch.randn(40, 4)
+    seen = look(model, x)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        y = model.a(x)
+    joint = seen.evidence["a"].joint
+    assert joint is not None
+    inputs = torch.cat([x, y.float()])
+    torch.testing.assert_close(joint.H[0], inputs.T.cov(correction=0), atol=1e-6, rtol=1e-5)
+    assert not joint.H.is_inference()

@@ -87,17 +87,18 @@ class Ambient:
 
 
 @contextmanager
-def contained(switches: Sequence[Switch]) -> Iterator[None]:
+def contained(switches: Sequence[Switch]) -> Iterator[Ambient]:
     """What is changed within, and not put back, ends with it."""
     ambient = Ambient(switches)
     try:
-        yield
+        yield ambient
     finally:
         ambient.restore()
 
 
 class Aside:
-    """Lays what a stopped pass has changed aside: ``outer`` holds until :meth:`back`."""
+    """Lays what a stopped pass has changed aside: ``outer`` holds until :meth:`back`, or the end of
+    a block."""
 
     def __init__(self, outer: Ambient) -> None:
         self._own = Ambient(outer.switches)
@@ -112,3 +113,8 @@ class Aside:
         if self._guard is not None:
             self._guard.__exit__(None, None, None)
             self._own.restore()
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self.back()

@@ -101,7 +101,8 @@ class Engine:
                 self.synchronize()
                 started = time.perf_counter()
                 try:
-                    watch(tap, x, y)
+                    with Aside(ambient):
+                        watch(tap, x, y)
                 except BaseException as error:
                     ours.append(error)
                     raise _Unwound from None
@@ -112,7 +113,7 @@ class Engine:
         for batch in batches:
             given, twin = self._given(batch), self.replica(places, call)
             overhead, started = 0.0, time.perf_counter()
-            with torch.no_grad(), contained(self._switches), _come_out(ours):
+            with torch.no_grad(), contained(self._switches) as ambient, _come_out(ours):
                 output = given.call(twin)
             self.synchronize()
             yield Passed(batch, output, time.perf_counter() - started - overhead)
