@@ -507,6 +507,30 @@ def test_no_file_is_left(model: nn.Module, effort: str, tmp_path: Path,
     ]  # fmt: skip
 
 
+class Functional(nn.Module):
+    """Hands the weight of a layer to a function, and never calls the layer."""
+
+    def __init__(self, only: bool) -> None:
+        super().__init__()
+        self.only, self.fc, self.head = only, nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.linear(x, self.fc.weight, self.fc.bias)
+        head = self.head
+        return nn.functional.linear(x, head.weight) if self.only else head(x)
+
+
+def test_a_weight_that_a_function_uses_is_named_as_left_alone() -> None:
+    net = Functional(only=False)
+    result = personalize(net, torch.randn(24, 6), sparsity=0.2)
+    assert result.report.left_alone == {"fc": "never called on the calibration data"}
+    assert torch.equal(result.model.fc.weight, net.fc.weight)
+    assert [layer.name for layer in result.report.layers] == ["head"]
+    assert result.report.sparsity >= 0.2
+    with pytest.raises(FinepruningError, match=r"^model: .*fc: never called"):
+        personalize(Functional(only=True), torch.randn(24, 6))
+
+
 def test_the_report_is_json(model: nn.Module) -> None:
     result: Result = personalize(model, X)
     text = json.dumps(result.report.to_dict(), allow_nan=False)

@@ -6,13 +6,14 @@ import collections
 import functools
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from finepruning import FinepruningError, personalize
+from finepruning import FinepruningError, load, personalize
 from finepruning.network.find import find_layers
 from finepruning.network.replica import SMALL
 from leftovers import of_the_person, photograph, same
@@ -291,6 +292,20 @@ def test_nothing_stays(way: str, effort: str) -> None:
             one, two = getattr(plain, layer), getattr(result.model, layer)
             assert torch.equal(one.weight, two.weight), "the same result as without"
             assert torch.equal(one.bias, two.bias)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_loaded_is_what_was_saved(way: str, tmp_path: Path) -> None:
+    """Bit for bit on data that is new to both: no state of a pass is in either."""
+    model = made(way)
+    result = personalize(model, torch.rand(24, 4) + 10, sparsity=0.3)
+    result.save(tmp_path / "me")
+    loaded = load(tmp_path / "me", model)
+    with torch.no_grad():
+        for new in torch.randn(3, 3, 4):
+            assert torch.equal(loaded(new), result.model(new))
+    for kept in (KEPT, DEQUE):  # these calls were our own
+        kept.clear()
 
 
 @pytest.mark.parametrize("way", [w for w in WAYS if w != "parameter is another"])
