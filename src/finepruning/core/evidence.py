@@ -6,11 +6,27 @@ to weigh less. Nothing in here is edited in place once it has been made.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
 
-from .arrays import LowRank, Matrix, cat, clip_min, double, gram, gram_macs, written_out
+import numpy as np
+
+from .arrays import (
+    TINY,
+    LowRank,
+    Matrix,
+    cat,
+    clip_min,
+    double,
+    gram,
+    gram_macs,
+    half,
+    like,
+    single,
+    written_out,
+)
 
 Pair = tuple[Matrix, ...]
 """Inputs ``(G, N, D)``, the outputs wanted there ``(G, N, O)`` and, if not 1, their weight."""
@@ -218,6 +234,10 @@ def _factored(X: Matrix, Y: Matrix, weight: float = 1.0) -> Moments:
     return Moments(gram, y, X.mT @ Y / n, (Y * Y).sum(1) / n, macs)
 
 
+LARGE = 1 << 18
+"""Values from which outputs are kept in half precision: how they are kept, not what they mean."""
+
+
 @dataclass(frozen=True)
 class Sampled:
     """A layer's outputs at sampled positions of one batch, and a way to its inputs there."""
@@ -227,11 +247,32 @@ class Sampled:
     sample: Matrix
     position: Matrix
     """The numbers ``(N,)`` of the samples and positions drawn."""
-    y: Matrix
-    """The outputs wanted there, ``(G, N, O)``."""
+    kept: Matrix
+    """The outputs wanted there, ``(G, N, O)``, or in half precision in units of ``scale``."""
+    scale: Matrix | None = None
+    """``(G, 1, O)``, the largest of each output; None: ``kept`` are the outputs themselves."""
     weight: float = 1.0
     x: Callable[[], Matrix] | None = None
     """Gathers the inputs ``(G, N, D)`` there: a copy, which is gone once it has been used."""
+
+    @classmethod
+    def of(cls, size: tuple[int, int], sample: Matrix, position: Matrix, Y: Matrix) -> Sampled:
+        """Keep outputs ``(G, N, O)``: many in float32 in half the memory, each to 1 in 2,000."""
+        if math.prod(Y.shape) < LARGE or not single(Y):
+            return cls(size, sample, position, Y)
+        scale = abs(Y).swapaxes(1, 2).max(-1)
+        scale = (scale if isinstance(Y, np.ndarray) else scale.values)[:, None, :] + TINY
+        return cls(size, sample, position, half(Y / scale), scale)
+
+    @property
+    def y(self) -> Matrix:
+        """The outputs wanted there, ``(G, N, O)``."""
+        return self.kept if self.scale is None else like(self.kept, self.scale) * self.scale
+
+    def rows(self, live: Matrix) -> Sampled:
+        """The same of some of the outputs, ``live`` ``(O,)`` booleans."""
+        scale = None if self.scale is None else self.scale[:, :, live]
+        return replace(self, kept=self.kept[:, :, live], scale=scale)
 
 
 @dataclass(frozen=True)
@@ -289,14 +330,14 @@ class Evidence:
         return replace(
             self,
             outputs=Marginals(outputs.count, outputs.total[:, live], outputs.squares[:, live]),
-            sampled={b: replace(s, y=s.y[:, :, live]) for b, s in self.sampled.items()},
+            sampled={b: s.rows(live) for b, s in self.sampled.items()},
             joint=None if self.joint is None else self.joint.rows(live),
         )
 
     @property
     def count(self) -> int:
         """How many samples of inputs and outputs together there are, before any weights."""
-        return sum(s.y.shape[1] for s in self.sampled.values())
+        return sum(s.kept.shape[1] for s in self.sampled.values())
 
     def pairs(self) -> Iterator[Pair]:
         """Inputs and the outputs wanted there, batch by batch; gathered as they are asked for."""

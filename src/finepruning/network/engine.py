@@ -26,10 +26,14 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
 from .._errors import FinepruningError
-from ..data.batches import Batch
+from ..data.batches import Batch, logits_of
 from .ambient import Ambient, Aside
+from .memory import release_free_memory
 from .replica import Replicas
 from .taps import Place, Run
+
+TRIM_EVERY = 8
+"""Taps between two returns of freed memory: each costs the pages that are asked for again."""
 
 Watch = Callable[[Any, Tensor, Tensor], None]
 """``watch(tap, x, y)``: a tap was called with ``x`` and gave ``y``."""
@@ -65,7 +69,8 @@ class Engine:
         self.device = device
         self._replicas = Replicas(self.model)
         self._devices = tuple(dict.fromkeys(("cpu", device.type)))
-        self._layout: torch.memory_format | None = None
+        self._turned: list[nn.Parameter] = []
+        """Parameters whose channels lie last in memory while the engine is at work."""
 
     def replica(self, places: Sequence[Place] = (), call: Any = None) -> nn.Module:
         """A twin of the network with a state of its own, wired at ``places`` to ``call``."""
@@ -150,6 +155,8 @@ class Engine:
                     del waiting
                     visit(tap, inputs)
                     visited.add(name)
+                    if len(visited) % TRIM_EVERY == 1:
+                        release_free_memory()
                     for i in [*inputs]:
                         del inputs[i]
                         runners[i].advance()
@@ -157,8 +164,37 @@ class Engine:
                 for runner in runners:
                     runner.abandon()
 
+    def settle(self, sample: Batch) -> None:
+        """Lay pictures out in memory with their channels last, where the network stands it.
+
+        On a CPU convolutions are a third faster so, and their patches several times faster to
+        gather. One ``sample`` tries: a network that fails then, or answers otherwise, such as one
+        that takes ``view`` of its activations, keeps the usual layout.
+        """
+        if self.device.type != "cpu" or self._turned or not sample.has_pictures:
+            return
+        turned = [p for p in self.model.parameters() if p.ndim == 4 and p.is_contiguous()]
+        if not turned:
+            return
+        (usual,) = self.stream([sample])
+        self._lay_out(turned, torch.channels_last)
+        self._turned = turned
+        try:
+            (other,) = self.stream([sample])
+            alike = _close(usual.output, other.output)
+        except FinepruningError:
+            alike = False
+        if not alike:
+            self.finish()
+
     def finish(self) -> None:
         """End the passes: the network's parameters are as they were given, but for their values."""
+        self._lay_out(self._turned, torch.contiguous_format)
+        self._turned = []
+
+    def _lay_out(self, parameters: Sequence[nn.Parameter], form: torch.memory_format) -> None:
+        for parameter in parameters:
+            parameter.data = parameter.data.contiguous(memory_format=form)
 
     def synchronize(self) -> None:
         """Wait for the device, so that times mean something."""
@@ -166,7 +202,18 @@ class Engine:
             torch.cuda.synchronize(self.device)
 
     def _given(self, batch: Batch) -> Batch:
-        return batch.to(self.device)
+        """The batch as the network takes it now."""
+        given = batch.to(self.device)
+        return given.channels_last() if self._turned else given
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Whether two outputs are the same but for rounding."""
+    a, b = logits_of(a), logits_of(b)
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape):
+        return False
+    scale = float(a.abs().max()) if a.numel() else 0.0
+    return bool(((a - b).abs() <= 1e-3 * scale).all())
 
 
 def _waiting(runners: Sequence[_Runner]) -> dict[str, tuple[Any, dict[int, Tensor]]]:

@@ -92,6 +92,7 @@ def observe(
     first = next((b for b in stream if b.size), None)
     if first is None:
         raise FinepruningError("batches: there is no data; give at least two samples")
+    engine.settle(first.take(0))
     traced = trace(engine, found, first)
     room = _Room.of(first, traced, options, batch_count, seed)
     ahead, known = [first], first.size * (room.batches or 1)
@@ -276,7 +277,7 @@ class _Watcher:
             self._drawn = drawn_
             assert drawn_.inputs is not None
             assert self._number is not None
-            sampled = {self._number: Sampled(size, sample, position, Y)}
+            sampled = {self._number: Sampled.of(size, sample, position, Y)}
             seen = Evidence(drawn_.inputs, Marginals.of(Y), sampled=sampled)
         self.evidence[layer.name] = before.merge(seen) if before else seen
 
