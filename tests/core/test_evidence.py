@@ -31,7 +31,7 @@ from problems import (
     sampled,
 )
 
-quickly = settings(deadline=None, max_examples=40)
+quickly = settings(max_examples=40)
 BOTH = pytest.mark.parametrize("to", [np.asarray, in_torch], ids=["numpy", "torch"])
 Part = tuple[Any, Any]
 

@@ -137,7 +137,7 @@ def test_a_fit_changes_nothing_that_it_is_given(method: str, form: Any, to: Any)
 
 @METHODS
 @EVIDENCE
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(keep=st.integers(0, W.size))
 def test_counts_are_exact(method: str, form: Any, keep: int) -> None:
     found = fit(W, form(X, Y), keep, FitOptions(method=method))
@@ -317,7 +317,7 @@ def test_a_gram_matrix_is_written_out_where_that_costs_less(count: int, written:
     assert writes_out(W, thorough) == (count * 36 + 36 * 47 * 4 <= 12 * 47 * 4 * count)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     G=st.integers(1, 2), rows=st.integers(1, 5), D=st.integers(1, 12),
     count=st.integers(1, 14), positions=st.sampled_from([0, 10**6]),

@@ -14,7 +14,7 @@ from torch import Tensor
 from finepruning.network.norms import ChannelMoments
 from problems import Unchanged, close
 
-quickly = settings(deadline=None, max_examples=40)
+quickly = settings(max_examples=40)
 
 
 @st.composite
