@@ -150,6 +150,42 @@ def test_one_line_says_what_is_wrong_and_what_to_do(given_: dict[str, Any], said
     assert str(error.value) == said
 
 
+DEFAULTS = {
+    "sparsity": 0.7,
+    "effort": "best",
+    "seed": 0,
+    "observe": {
+        "positions": 8000, "inputs_every": 8, "memory": 1.5e9, "batches": 128, "transcript": 128,
+    },
+    "norms": {"share": 0.25, "skewed": 0.5, "moved": 0.035},
+    "readout": {
+        "enabled": True, "confidence": 0.8, "coolest": 1.25, "heating": 1.1, "heatings": 10,
+        "count_heat": 1.2, "shift_heat": 1.5, "share": 0.6, "own_share": 1.75, "clear": 1.6,
+        "doubt": 2.0, "usual": 10.0, "noise": 0.3, "certain": 0.2, "candidates": 64,
+        "missing": 0.03, "most_samples": 4096, "steps": 60, "floor": 0.03, "floor_samples": 2.0,
+        "cap": 0.7, "cap_floor": 0.5, "caution": 0.75, "caution_set": 2.0, "silent_peak": 0.01,
+        "silent_count": 0.05, "silent_trust": 0.99, "silent_unseen": 0.05,
+    },
+    "plan": {"tempering": 0.3, "narrow": 16, "spared": 1 / 3},
+    "neighbours": {
+        "weight": 1.0, "most": 10, "disagree": 0.8, "agree": 0.9, "block": 512, "steps": 100,
+        "tolerance": 1e-4,
+    },
+    "fit": {
+        "method": "compensate", "ridge": 0.3,
+        "quick": {"stages": 1, "first": 0, "each": 0, "last": 5},
+        "thorough": {"stages": 8, "first": 2, "each": 4, "last": 8},
+        "repair": 0.5, "gain_limit": 3.0,
+    },
+    "paper": {"steps": 7, "positions": 8000},
+}  # fmt: skip
+"""What the benchmarks chose: to change one is to choose anew."""
+
+
+def test_the_defaults_are_those_of_the_benchmarks() -> None:
+    assert Config().to_dict() == DEFAULTS
+
+
 @pytest.mark.parametrize("sparsity", [0, 0.0, 0.5, 0.999])
 def test_accepted(sparsity: float) -> None:
     assert Config(sparsity=sparsity).sparsity == sparsity

@@ -477,6 +477,22 @@ def test_unexplained_is_the_residual_variance() -> None:
     assert missed(W * 0) == pytest.approx(1)
 
 
+class Watching(LowRank):
+    """Notes how many weights there are, each time that another number of them is left."""
+
+    def __rmatmul__(self, W: Any) -> Any:
+        self.seen = getattr(self, "seen", [])
+        left = int((W != 0).sum())
+        self.seen += [left] * (self.seen[-1:] != [left])
+        return super().__rmatmul__(W)
+
+
+def test_the_same_share_goes_at_every_stage() -> None:
+    covariance = Watching(X)
+    compensate(W, covariance, C, 6, schedule=Schedule(stages=3, first=1, each=1, last=1))
+    assert covariance.seen == [48, 24, 12, 6]
+
+
 # --- What stays finite
 
 

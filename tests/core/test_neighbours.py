@@ -149,6 +149,19 @@ def test_the_weight_rises_with_the_share_that_agrees() -> None:
     assert weight(0.5, 1.0) == pytest.approx(2 * (share - 0.5) / 0.5)
 
 
+def test_as_many_are_asked_as_say_most() -> None:
+    """Weight times the root of their number. The nearest always agrees; of five samples a class
+    the next one agrees for the three that are alike, and for the two beside another class not."""
+    alike, pair, beside = np.eye(6)[:2], np.eye(6)[2:4], 0.3 * np.eye(6)[4]
+    features = np.concatenate([np.repeat(alike, 3, 0), np.repeat(pair + beside, 2, 0)])
+    logits = answers(np.array([0, 0, 0, 1, 1, 1, 0, 0, 1, 1]), 2)
+    for disagree, asked, weight in ((0.5, 1, 1.0), (0.25, 2, 0.55 / 0.75)):
+        options = NeighbourOptions(most=2, disagree=disagree, agree=1.0)
+        _, found = agreed(logits, features, options)
+        assert found.neighbours == asked
+        assert found.weight == pytest.approx(weight)
+
+
 # --- In a personalisation
 
 
