@@ -136,6 +136,8 @@ def test_set_to_its_bounds_by_a_mapping(path: Path_) -> None:
         ({"neighbours": 101}, "neighbours.weight=101: must be at most 100"),
         ({"fit": FitOptions(ridge=-1.0)}, "fit.ridge=-1.0: must be above 0"),
         ({"fit": FitOptions(quick=3)}, "fit.quick=3: must be of class Schedule"),  # type: ignore[arg-type]
+        ({"fit": FitOptions(quick=PlanOptions())},  # type: ignore[arg-type]
+         f"fit.quick={PlanOptions()!r}: must be of class Schedule"),
         ({"sparsity": 1}, "sparsity=1: must be below 1, such as 0.7"),
         ({"sparsity": 70}, "sparsity=70: must be below 1, such as 0.7"),
         ({"sparsity": -0.1}, "sparsity=-0.1: must be at least 0"),
