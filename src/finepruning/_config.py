@@ -127,10 +127,10 @@ def _part(name: str, preset: Any, given: Any) -> Any:
 def _check(record: Any, where: str = "") -> None:
     for declared in fields(record):
         value = getattr(record, declared.name)
+        if wrong := problem(record, declared.name):
+            raise FinepruningError(f"{where}{declared.name}={value!r}: {wrong}")
         if is_dataclass(value):
             _check(value, f"{where}{declared.name}.")
-        elif wrong := problem(record, declared.name):
-            raise FinepruningError(f"{where}{declared.name}={value!r}: {wrong}")
 
 
 def _names(record: Any) -> str:

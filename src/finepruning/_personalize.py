@@ -256,7 +256,7 @@ class _Run:
     def _real(self, batches: Any) -> Iterator[Batch]:
         """The data as calls of the model: without padding, with all that the model needs."""
         engine = self.engine
-        writer = writes_tokens(engine.model)
+        writer, longest = writes_tokens(engine.model), self.config.observe.transcript
 
         def call(batch: Batch) -> None:
             with torch.no_grad():
@@ -264,7 +264,7 @@ class _Run:
 
         for batch in unpadded(read_batches(batches), call):
             if writer:
-                yield from transcribed(engine.replica(), batch.to(engine.device))
+                yield from transcribed(engine.replica(), batch.to(engine.device), longest)
             else:
                 yield batch
 

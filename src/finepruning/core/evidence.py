@@ -314,6 +314,7 @@ class Evidence:
             outputs=self.outputs.decayed(factor),
             sampled={b: replace(s, weight=s.weight * factor) for b, s in self.sampled.items()},
             joint=None if self.joint is None else self.joint.decayed(factor),
+            gram=None if self.gram is None else self.gram.decayed(factor),
         )
 
     def seen_by(self, gather: Mapping[int, Callable[[Sampled], Matrix]]) -> Evidence:
@@ -322,7 +323,7 @@ class Evidence:
             batch: replace(self.sampled[batch], x=partial(way, self.sampled[batch]))
             for batch, way in gather.items()
         }
-        return replace(self, sampled=with_inputs)
+        return replace(self, sampled=with_inputs, gram=None)  # a gram is of all batches
 
     def rows(self, live: Matrix) -> Evidence:
         """The same of some of the outputs, ``live`` ``(O,)`` booleans."""

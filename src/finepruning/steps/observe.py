@@ -42,6 +42,9 @@ class ObserveOptions:
     """Bytes of activations that may wait at once. More samples than fit are only read out."""
     batches: int = number(128, 1)
     """Calibration batches at most: by then there are far more samples than positions are kept."""
+    transcript: int = number(128, 1)
+    """Tokens at most of the transcript that an encoder-decoder network is fed: 30 seconds of speech
+    are about 100."""
 
 
 @dataclass(frozen=True)
