@@ -157,6 +157,7 @@ DEFAULTS = {
     "effort": "best",
     "seed": 0,
     "observe": {
+        "beside": 1.5,
         "positions": 8000, "inputs_every": 8, "memory": 1.5e9, "batches": 128, "transcript": 128,
     },
     "norms": {"share": 0.25, "skewed": 0.5, "moved": 0.035},
@@ -167,6 +168,7 @@ DEFAULTS = {
         "missing": 0.03, "most_samples": 4096, "steps": 60, "floor": 0.03, "floor_samples": 2.0,
         "cap": 0.7, "cap_floor": 0.5, "caution": 0.75, "caution_set": 2.0, "silent_peak": 0.01,
         "silent_count": 0.05, "silent_trust": 0.99, "silent_unseen": 0.05,
+        "silent_present": 0.5, "seen_once": 0.5, "clearer": 0.5,
     },
     "plan": {"tempering": 0.3, "narrow": 16, "spared": 1 / 3},
     "neighbours": {
@@ -174,7 +176,7 @@ DEFAULTS = {
         "tolerance": 1e-4,
     },
     "fit": {
-        "method": "compensate", "ridge": 0.3,
+        "method": "compensate", "ridge": 0.3, "floor": 1e-6,
         "quick": {"stages": 1, "first": 0, "each": 0, "last": 5},
         "thorough": {"stages": 8, "first": 2, "each": 4, "last": 8},
         "repair": 0.5, "gain_limit": 3.0,
@@ -338,6 +340,8 @@ def test_the_record_is_saved_with_the_artifact(effort: str, tmp_path: Path) -> N
 
 ELSEWHERE = {
     "core.arrays.TINY": "keeps quotients finite; no result depends on it",
+    "core.evidence.LARGE": "how outputs are kept, not what they mean",
+    "network.engine.TRIM_EVERY": "when memory is given back, not what comes out",
     "core.arrays.BLOCK": "how a product is computed, not what comes out",
     "core.fit.QUICK": "the default of FitOptions.quick",
     "core.fit.THOROUGH": "the default of FitOptions.thorough",

@@ -111,7 +111,7 @@ ABOVE = {
     },
     "hub": {"_errors", "data"},
     "scoring": {"_errors", "data"},
-    "research": {"data", "hub"},
+    "research": {"core", "data", "hub", "network", "report", "steps"},
 }  # fmt: skip
 """What each room may stand on. The command stands on what is public and on some of these."""
 

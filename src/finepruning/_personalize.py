@@ -136,13 +136,7 @@ class _Run:
         config, engine = self.config, self.engine
         seen, follows = self._dense(batches)
         observed = time.perf_counter()
-        found = self.found.without(
-            {
-                layer.name: "never called on the calibration data"
-                for layer in self.found.layers
-                if layer.name not in seen.evidence
-            }
-        )
+        found = seen.found
         self._need_layers(found)
         answer, refused = self._read(seen)
         silent = _silent_rows(seen, answer)

@@ -249,11 +249,11 @@ class Sampled:
     """The numbers ``(N,)`` of the samples and positions drawn."""
     kept: Matrix
     """The outputs wanted there, ``(G, N, O)``, or in half precision in units of ``scale``."""
-    scale: Matrix | None = None
-    """``(G, 1, O)``, the largest of each output; None: ``kept`` are the outputs themselves."""
     weight: float = 1.0
     x: Callable[[], Matrix] | None = None
     """Gathers the inputs ``(G, N, D)`` there: a copy, which is gone once it has been used."""
+    scale: Matrix | None = None
+    """``(G, 1, O)``, the largest of each output; None: ``kept`` are the outputs themselves."""
 
     @classmethod
     def of(cls, size: tuple[int, int], sample: Matrix, position: Matrix, Y: Matrix) -> Sampled:
@@ -262,7 +262,7 @@ class Sampled:
             return cls(size, sample, position, Y)
         scale = abs(Y).swapaxes(1, 2).max(-1)
         scale = (scale if isinstance(Y, np.ndarray) else scale.values)[:, None, :] + TINY
-        return cls(size, sample, position, half(Y / scale), scale)
+        return cls(size, sample, position, half(Y / scale), scale=scale)
 
     @property
     def y(self) -> Matrix:
