@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from finepruning.core.arrays import LowRank
-from finepruning.core.evidence import Evidence, Marginals, Moments, Sampled
+from finepruning.core.evidence import Evidence, Sampled
+from finepruning.core.moments import Marginals, Moments
 
 GROUPS, OUTPUTS, INPUTS, SAMPLES = 2, 4, 6, 80
 _RNG = np.random.default_rng(0)

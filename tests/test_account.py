@@ -7,10 +7,10 @@ import math
 
 import pytest
 import torch
+from finepruning._memory import PeakMemory
 from torch import Tensor, nn
 
 from finepruning import Config, Report, personalize
-from finepruning._memory import PeakMemory
 from finepruning.report.text import format_report
 
 X = torch.randn(24, 3, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-
 from finepruning._find import find_layers
 from finepruning._flow import flow
 from finepruning._layers import Layer
 from finepruning._scratch import Scratch
+from torch import Tensor, nn
 
 X = [torch.randn(3, 4) for _ in range(5)]
 

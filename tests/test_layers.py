@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from finepruning._find import Found, find_layers, intercepted
+from finepruning._layers import Layer
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
-
-from finepruning._find import Found, find_layers, intercepted
-from finepruning._layers import Layer
 
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")

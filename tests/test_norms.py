@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from finepruning._norms import Norm, find_norms, how_far, normalise_anew, watched, why_kept
 from torch import Tensor, nn
 
 import finepruning
 from finepruning import Config, personalize
-from finepruning._norms import Norm, find_norms, how_far, normalise_anew, watched, why_kept
 from finepruning.data.batches import Batch
 
 

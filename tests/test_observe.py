@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from finepruning._find import find_layers
+from finepruning._observe import Observation, logits_of, observe, trace
 from torch import Tensor, nn
 
 from finepruning import FinepruningError
-from finepruning._find import find_layers
-from finepruning._observe import Observation, logits_of, observe, trace
 from finepruning.data.batches import Batch, read_batches
 
 X = torch.randn(40, 3, 6, 5)

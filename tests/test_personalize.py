@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 import torch
+from finepruning._flow import _Runner
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import finepruning
 from finepruning import Config, FinepruningError, Result, personalize
-from finepruning._flow import _Runner
 
 EFFORTS = ("best", "fast", "paper")
 X = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from finepruning._layers import ConvLayer, LinearLayer
+from finepruning._padding import RealPositions, drawn
 from torch import nn
 
 from finepruning import Config, personalize
-from finepruning._layers import ConvLayer, LinearLayer
-from finepruning._padding import RealPositions, drawn
 from speech import Speech, clips
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from finepruning._scratch import Scratch
 from torch import Tensor, nn
 
 import finepruning
-from finepruning._scratch import Scratch
 
 
 class Keeping(nn.Module):

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from finepruning._find import find_layers, intercepted
 from torch import Tensor, nn
 
 import finepruning
 from finepruning import personalize
-from finepruning._find import find_layers, intercepted
 
 # Transformers' own WavLM mixes two kinds of masks. As an error, that would pass for a network that
 # takes no mask.

@@ -7,8 +7,9 @@ the evidence of its layers, :func:`plan` says how much each keeps, and :func:`pr
 """
 
 from .core.arrays import like, top
-from .core.evidence import Evidence, Moments
+from .core.evidence import Evidence
 from .core.fit import Fit, FitOptions, Solution, fitted_bias, gain, repaired, saliency
+from .core.moments import Moments
 from .core.plan import budget, global_threshold, plan, spread
 from .core.readout import read_out
 from .data.audio import find_audio, read_audio

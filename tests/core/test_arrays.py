@@ -122,7 +122,8 @@ for name in {modules}:
     importlib.import_module("finepruning.core" + name)
 
 import numpy as np
-from finepruning.core.evidence import Evidence, Marginals, Moments, Sampled
+from finepruning.core.evidence import Evidence, Sampled
+from finepruning.core.moments import Marginals, Moments
 from finepruning.core.fit import FitOptions, fit
 from finepruning.core.neighbours import agreed
 from finepruning.core.plan import plan

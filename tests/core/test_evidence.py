@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finepruning.core.arrays import LowRank, gram_macs
-from finepruning.core.evidence import Evidence, Gram, Marginals, Moments
+from finepruning.core.evidence import Evidence
+from finepruning.core.moments import Gram, Marginals, Moments
 from problems import (
     GROUPS,
     INPUTS,

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finepruning.core.arrays import LowRank, gram_macs, top
-from finepruning.core.evidence import Evidence, Moments
+from finepruning.core.evidence import Evidence
 from finepruning.core.fit import (
     QUICK,
     THOROUGH,
@@ -34,6 +34,7 @@ from finepruning.core.fit import (
     unexplained,
     writes_out,
 )
+from finepruning.core.moments import Moments
 from problems import (
     GROUPS,
     INPUTS,

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .arrays import TINY, LowRank, Matrix, clip_min, double, gram_macs, like, top
-from .evidence import Evidence, Gram, Moments
+from .evidence import Evidence
+from .moments import Gram, Moments
 from .options import choice, number
 
 
@@ -89,7 +90,8 @@ def fit(W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEFAULT)
     """Keep ``keep`` of the weights ``W`` ``(G, O, D)``, fitted as ``options.method`` says.
 
     >>> import numpy as np
-    >>> from finepruning.core.evidence import Evidence, Marginals, Moments
+    >>> from finepruning.core.evidence import Evidence
+    >>> from finepruning.core.moments import Marginals, Moments
     >>> X, W = np.random.default_rng(0).normal(size=(1, 500, 8)), np.eye(8)[None, :4]
     >>> joint = Moments.of([(X, X @ W.mT)])
     >>> seen = Evidence(Marginals.of(X), Marginals.of(X @ W.mT), 500, joint=joint)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from .._errors import FinepruningError
-from ..core.evidence import Evidence, Marginals, Moments, Sampled
+from ..core.evidence import Evidence, Sampled
+from ..core.moments import Marginals, Moments
 from ..core.options import number
 from ..data.batches import Batch, logits_of
 from ..network.engine import Engine

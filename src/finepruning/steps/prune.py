@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.evidence import Evidence, Gram, Sampled
+from ..core.evidence import Evidence, Sampled
 from ..core.fit import Fit, FitOptions, Solution, fit, largest
+from ..core.moments import Gram
 from ..core.neighbours import Agreement, NeighbourOptions, agreed
 from ..network.engine import Engine
 from ..network.find import Found
