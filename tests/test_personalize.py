@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 
 import finepruning
 from finepruning import Config, FinepruningError, Result, _personalize, personalize
-from finepruning.core import evidence, fit
+from finepruning.core import fit, moments
 from finepruning.steps import norms, observe, paper, prune
 from leftovers import ambience, of_the_person, photograph, same
 from passes import nothing_left
@@ -412,8 +412,9 @@ class Stops(nn.Module):
 
 
 LAYERS = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
-TRACE, PASS = 6, 5 * 6
-"""Calls of the network's layers in the trace of one sample, and in a pass of the five batches."""
+TRACE, PASS = 3 * 6, 5 * 6
+"""Calls of the network's layers in the trace of one sample, before which two more show how pictures
+may lie in memory; and in a pass of the five batches."""
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
@@ -427,8 +428,8 @@ def test_the_layers_calls(model: nn.Module, effort: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("error", [ValueError, MemoryError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize(
     "call",
-    [1, 4, 6, 7, 12, 25, TRACE + PASS, *range(TRACE + PASS + 1, TRACE + 2 * PASS + 1, 4),
-     TRACE + 2 * PASS],
+    [1, 6, TRACE - 5, TRACE, TRACE + 1, TRACE + 7, TRACE + 21, TRACE + PASS,
+     *range(TRACE + PASS + 1, TRACE + 2 * PASS + 1, 4), TRACE + 2 * PASS],
 )  # fmt: skip
 def test_an_error_at_any_layer(
     model: nn.Module, call: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
@@ -448,7 +449,7 @@ def test_an_error_at_any_layer(
 
 STEPS = {
     "observe": (observe, "Marginals"), "fit": (fit, "compensate"), "plan": (_personalize, "plan"),
-    "gram": (evidence, "gram"), "read out": (_personalize, "read_out"),
+    "gram": (moments, "gram"), "read out": (_personalize, "read_out"),
     "neighbours": (prune, "agreed"), "trace": (observe, "trace"), "norms": (norms, "reduce"),
     "account": (_personalize, "account"), "find": (_personalize, "find_layers"),
     "base": (_personalize, "fingerprint"), "paper": (paper, "top"),
@@ -510,25 +511,34 @@ def test_no_file_is_left(model: nn.Module, effort: str, tmp_path: Path,
 class Functional(nn.Module):
     """Hands the weight of a layer to a function, and never calls the layer."""
 
-    def __init__(self, only: bool) -> None:
+    def __init__(self, way: str) -> None:
         super().__init__()
-        self.only, self.fc, self.head = only, nn.Linear(6, 6), nn.Linear(6, 3)
+        torch.manual_seed(0)
+        self.way, self.fc, self.head = way, nn.Linear(6, 6), nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = nn.functional.linear(x, self.fc.weight, self.fc.bias)
-        head = self.head
-        return nn.functional.linear(x, head.weight) if self.only else head(x)
+        fc, head = self.fc, self.head
+        if self.way == "call":
+            x = fc(x)
+        elif self.way == "linear":
+            x = nn.functional.linear(x, fc.weight, bias=fc.bias)
+        else:
+            x = x @ fc.weight.T
+        return x @ head.weight.T if self.way == "products alone" else head(x.relu())
 
 
-def test_a_weight_that_a_function_uses_is_named_as_left_alone() -> None:
-    net = Functional(only=False)
-    result = personalize(net, torch.randn(24, 6), sparsity=0.2)
-    assert result.report.left_alone == {"fc": "never called on the calibration data"}
-    assert torch.equal(result.model.fc.weight, net.fc.weight)
-    assert [layer.name for layer in result.report.layers] == ["head"]
-    assert result.report.sparsity >= 0.2
-    with pytest.raises(FinepruningError, match=r"^model: .*fc: never called"):
-        personalize(Functional(only=True), torch.randn(24, 6))
+def test_a_weight_that_a_function_uses_is_intercepted_or_named() -> None:
+    x = torch.randn(24, 6)
+    called, linear, product = (
+        personalize(Functional(way), x, sparsity=0.2) for way in ("call", "linear", "product")
+    )
+    assert identical(called.model, linear.model)
+    assert [layer.name for layer in linear.report.layers] == ["fc", "head"]
+    assert [layer.name for layer in product.report.layers] == ["head"]
+    assert "is handed to" in product.report.left_alone["fc"]
+    assert torch.equal(product.model.fc.weight, Functional("product").fc.weight)
+    with pytest.raises(FinepruningError, match=r"^model: .*fc: its weight is handed to"):
+        personalize(Functional("products alone"), x)
 
 
 def test_the_report_is_json(model: nn.Module) -> None:

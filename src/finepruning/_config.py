@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._errors import FinepruningError
 from .core.fit import FitOptions
@@ -39,6 +39,9 @@ PRESETS["paper"] = PRESETS["fast"] | {
 }
 """What each effort stands for."""
 
+Given = Mapping[str, Any] | None
+"""What differs from the preset."""
+
 DIALS = {"norms": "share", "readout": "enabled", "neighbours": "weight", "plan": "tempering"}
 """The one value that a part may be given as."""
 
@@ -72,6 +75,22 @@ class Config:
     neighbours: NeighbourOptions = field(default=None)  # type: ignore[assignment]
     fit: FitOptions = field(default=None)  # type: ignore[assignment]
     paper: PaperOptions = field(default=None)  # type: ignore[assignment]
+
+    if TYPE_CHECKING:
+        # What may be given is more than what is held: mappings, and main values alone.
+        def __init__(
+            self,
+            sparsity: float = 0.7,
+            effort: str = "best",
+            seed: int = 0,
+            observe: ObserveOptions | Given = None,
+            norms: NormOptions | Given | float = None,
+            readout: ReadoutOptions | Given | bool = None,
+            plan: PlanOptions | Given | float = None,
+            neighbours: NeighbourOptions | Given | float = None,
+            fit: FitOptions | Given = None,
+            paper: PaperOptions | Given = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         if not isinstance(self.effort, str) or self.effort not in PRESETS:
@@ -127,10 +146,10 @@ def _part(name: str, preset: Any, given: Any) -> Any:
 def _check(record: Any, where: str = "") -> None:
     for declared in fields(record):
         value = getattr(record, declared.name)
+        if wrong := problem(record, declared.name):
+            raise FinepruningError(f"{where}{declared.name}={value!r}: {wrong}")
         if is_dataclass(value):
             _check(value, f"{where}{declared.name}.")
-        elif wrong := problem(record, declared.name):
-            raise FinepruningError(f"{where}{declared.name}={value!r}: {wrong}")
 
 
 def _names(record: Any) -> str:

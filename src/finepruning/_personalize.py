@@ -136,13 +136,7 @@ class _Run:
         config, engine = self.config, self.engine
         seen, follows = self._dense(batches)
         observed = time.perf_counter()
-        found = self.found.without(
-            {
-                layer.name: "never called on the calibration data"
-                for layer in self.found.layers
-                if layer.name not in seen.evidence
-            }
-        )
+        found = seen.found
         self._need_layers(found)
         answer, refused = self._read(seen)
         silent = _silent_rows(seen, answer)
@@ -256,7 +250,7 @@ class _Run:
     def _real(self, batches: Any) -> Iterator[Batch]:
         """The data as calls of the model: without padding, with all that the model needs."""
         engine = self.engine
-        writer = writes_tokens(engine.model)
+        writer, longest = writes_tokens(engine.model), self.config.observe.transcript
 
         def call(batch: Batch) -> None:
             with torch.no_grad():
@@ -264,7 +258,7 @@ class _Run:
 
         for batch in unpadded(read_batches(batches), call):
             if writer:
-                yield from transcribed(engine.replica(), batch.to(engine.device))
+                yield from transcribed(engine.replica(), batch.to(engine.device), longest)
             else:
                 yield batch
 

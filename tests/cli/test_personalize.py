@@ -25,7 +25,7 @@ def test_personalize(
     assert main([*argv, "--batch-size", "4"]) == 0
     assert out.is_dir()
     assert calls["shapes"] == [(4, 3, 224, 224), (2, 3, 224, 224)]
-    assert (calls["sparsity"], calls["effort"], calls["readout"]) == (0.7, "best", True)
+    assert (calls["sparsity"], calls["effort"], calls["readout"]) == (0.7, "best", None)
     printed = capsys.readouterr()
     assert printed.out == "a report\n"
     assert "assumed; change with --resize" in printed.err

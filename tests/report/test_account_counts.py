@@ -20,9 +20,10 @@ def counted(model: nn.Module, x: Tensor, **options: Any) -> tuple[Report, int, i
     FORWARDS.clear()
     with FlopCounterMode(display=False) as mode:
         report = personalize(Counted(model), x.split(BATCH), progress=False, **options).report
-    (trace, _), *passes = FORWARDS
-    assert trace == report.macs["dense"]  # one sample goes first, and is left out of the account
-    assert len(passes) == 2 * -(-len(x) // BATCH)
+    passes = FORWARDS[-2 * -(-len(x) // BATCH) :]
+    # One sample goes first, with pictures three times, and is left out of the account.
+    assert {layers for layers, _ in FORWARDS[: -len(passes)]} == {report.macs["dense"]}
+    assert len(FORWARDS) - len(passes) == (3 if x.ndim == 4 else 1)
     solves = mode.get_total_flops() // 2 - sum(total for _, total in FORWARDS)
     return report, sum(layers for layers, _ in passes), solves
 

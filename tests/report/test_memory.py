@@ -91,7 +91,7 @@ def audit(event, args):
         writes = any(c in str(mode) for c in "wax+") or (flags or 0) & (os.O_WRONLY | os.O_RDWR)
         if writes:
             written.append(str(path))
-    if event.startswith(("os.", "ctypes.")) and event not in (
+    if event.startswith("os.") and event not in (
         "os.listdir", "os.scandir", "os.getxattr", "os.walk", "os.putenv", "os.unsetenv"
     ):
         written.append(f"{event} {args}")
@@ -153,6 +153,7 @@ with tempfile.TemporaryDirectory() as folder:
 print(result.report.sparsity, result.report.peak_memory >= 0)
 """
 SYSTEMS = {
+    "Linux": "",
     "Windows": 'sys.modules["resource"] = None; sys.platform = "win32"',
     "macOS": 'psutil.MACOS, psutil.LINUX, sys.platform = True, False, "darwin"',
 }

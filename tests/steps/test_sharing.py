@@ -11,7 +11,7 @@ import transformers as hf
 from torch import Tensor, nn
 
 from finepruning import Result, personalize
-from finepruning.core import evidence
+from finepruning.core import evidence, moments
 from finepruning.steps import observe, prune
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -113,9 +113,9 @@ def run(case: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Result, int]:
     torch.manual_seed(0)
     model = make().eval()
     given = data()
-    calls, plain = [], evidence.gram
+    calls, plain = [], moments.gram
     with monkeypatch.context() as patch:
-        patch.setattr(evidence, "gram", lambda X, *args: calls.append(X) or plain(X, *args))
+        patch.setattr(moments, "gram", lambda X, *args: calls.append(X) or plain(X, *args))
         result = personalize(model, given, sparsity=0.5)
     return result, len(calls) // BATCHES
 
@@ -162,8 +162,8 @@ def test_matrices_are_let_go_with_their_inputs() -> None:
         of = evidence.Evidence(None, None, sampled={0: sampled})
         return prune._Sight.of(Seen(), of, {0: x})  # type: ignore[arg-type]
 
-    def gram(size: int) -> evidence.Gram:
-        return evidence.Gram(1, torch.zeros(1, size), torch.zeros(1, size, size))
+    def gram(size: int) -> moments.Gram:
+        return moments.Gram(1, torch.zeros(1, size), torch.zeros(1, size, size))
 
     shared, small, large, other = prune._Shared(), *(torch.zeros(10, 10) for _ in range(3))
     for x, size in ((small, 3), (large, 11)):

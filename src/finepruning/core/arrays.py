@@ -25,6 +25,16 @@ def double(X: Matrix) -> Matrix:
     return X.astype(np.float64) if isinstance(X, np.ndarray) else X.double()
 
 
+def half(X: Matrix) -> Matrix:
+    """``X`` in float16."""
+    return X.astype(np.float16) if isinstance(X, np.ndarray) else X.half()
+
+
+def single(X: Matrix) -> bool:
+    """Whether ``X`` is in float32."""
+    return str(X.dtype) in ("float32", "torch.float32")
+
+
 def like(X: Matrix, other: Matrix) -> Matrix:
     """``X`` in the dtype (and where ``other`` is a tensor, on the device) of ``other``."""
     return X.astype(other.dtype) if isinstance(X, np.ndarray) else X.to(other)

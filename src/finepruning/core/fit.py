@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .arrays import TINY, LowRank, Matrix, clip_min, double, gram_macs, like, top
-from .evidence import Evidence, Gram, Moments
+from .evidence import Evidence
+from .moments import Gram, Moments
 from .options import choice, number
 
 
@@ -57,6 +58,9 @@ class FitOptions:
     is its optimum. 1 restores the variance in full, as ``rescale`` does."""
     gain_limit: float = number(3.0, 1)
     """An output is scaled by no more than this, and by no less than its inverse."""
+    floor: float = number(1e-6, above=0)
+    """Of the mean of the diagonal of ``H``, added to each ridge: an input that is always zero stays
+    solvable."""
 
 
 DEFAULT = FitOptions()
@@ -86,7 +90,8 @@ def fit(W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEFAULT)
     """Keep ``keep`` of the weights ``W`` ``(G, O, D)``, fitted as ``options.method`` says.
 
     >>> import numpy as np
-    >>> from finepruning.core.evidence import Evidence, Marginals, Moments
+    >>> from finepruning.core.evidence import Evidence
+    >>> from finepruning.core.moments import Marginals, Moments
     >>> X, W = np.random.default_rng(0).normal(size=(1, 500, 8)), np.eye(8)[None, :4]
     >>> joint = Moments.of([(X, X @ W.mT)])
     >>> seen = Evidence(Marginals.of(X), Marginals.of(X @ W.mT), 500, joint=joint)
@@ -130,7 +135,7 @@ def compensated(
     N, H, C = moments.count, moments.H, moments.C
     # Fewer samples than inputs over-fit: hold on to the generic weights the more.
     ridge = options.ridge * max(1.0, D / N)
-    fitted, _, now = compensate(W, H, C, keep, ridge, schedule)
+    fitted, _, now = compensate(W, H, C, keep, ridge, schedule, options.floor)
     scale = gain(now, moments.variance, options.gain_limit) ** options.repair
     error = unexplained(scale**2 * now, scale * (fitted * C.mT).sum(-1), moments.variance)
     weights = fitted * scale[..., None]
@@ -189,7 +194,13 @@ def descend(
 
 
 def compensate(
-    W: Matrix, H: Matrix, C: Matrix, keep: int, ridge: float = 0.3, schedule: Schedule = THOROUGH
+    W: Matrix,
+    H: Matrix,
+    C: Matrix,
+    keep: int,
+    ridge: float = 0.3,
+    schedule: Schedule = THOROUGH,
+    floor: float = 1e-6,
 ) -> tuple[Matrix, Matrix, Matrix]:
     """Keep ``keep`` weights of ``W`` and refit them so that the wanted outputs come out.
 
@@ -204,8 +215,7 @@ def compensate(
     ADMM.
     """
     diagonal = H.diagonal(0, 1, 2)
-    floor = TINY + 1e-6 * diagonal.mean(-1)[:, None]  # an input that is always zero stays solvable
-    reg = ridge * diagonal + floor
+    reg = ridge * diagonal + (TINY + floor * diagonal.mean(-1)[:, None])
     target = C.mT + W * reg[:, None, :]
     size, mask = math.prod(W.shape), W == W
     stages = schedule.stages if keep < size else 0

@@ -92,7 +92,8 @@ def agreed(
     shares = _class_means(same.astype(np.float64), answer[np.concatenate(sets)])
     asked = np.arange(1, o.most + 1, dtype=np.float64)
     shares = shares.cumsum() / asked
-    weights = o.weight * ((shares - o.disagree) / (o.agree - o.disagree)).clip(0, 1)
+    rise = max(o.agree - o.disagree, 1e-12)  # a step, where there is no room for a slope
+    weights = o.weight * ((shares - o.disagree) / rise).clip(0, 1)
     score = weights * np.sqrt(asked) if weights.any() else shares
     count = int(score.argmax()) + 1
     weight = float(weights[count - 1])

@@ -7,7 +7,8 @@ them together, checks them by what is declared here, and saves them with the art
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, Field, field, fields
+import sys
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from typing import Any
 
 
@@ -44,12 +45,14 @@ def problem(record: Any, name: str) -> str:
         return "" if value in rules["choices"] else f"choose one of {', '.join(rules['choices'])}"
     if "flag" in rules:
         return "" if isinstance(value, bool) else "must be True or False"
+    if is_dataclass(declared.default) and type(value) is not type(declared.default):
+        return f"must be of class {type(declared.default).__name__}"
     if "low" not in rules:
         return ""
     whole = declared.default is not MISSING and isinstance(declared.default, int)
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         return "must be a whole number" if whole else "must be a number"
-    if not math.isfinite(value):
+    if not abs(value) <= sys.float_info.max:  # NaN, infinite, or an int beyond any float
         return "must be finite"
     if value <= rules["above"]:
         return f"must be above {rules['above']:g}"

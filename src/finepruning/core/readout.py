@@ -75,8 +75,14 @@ class ReadoutOptions:
     silent_count: float = number(0.05, 0)
     silent_trust: float = number(0.99, 0, 1)
     silent_unseen: float = number(0.05, 0, 1)
+    silent_present: float = number(0.5, 0, 1)
     """An output may be silenced when no sample gave it this probability, its count is below this,
-    the skew is trusted this much, and the mass still unseen (Good-Turing) is below this."""
+    the skew is trusted this much, the mass still unseen (Good-Turing) is below this, and the
+    class's presence below this."""
+    seen_once: float = number(0.5, 0, 1)
+    """A class was seen once where its soft count is this close to 1."""
+    clearer: float = number(0.5, 0, 1)
+    """The share of a class's samples, those that need it most, by which it is judged."""
 
 
 DEFAULT = ReadoutOptions()
@@ -136,8 +142,8 @@ def read_out(logits: Floats, options: ReadoutOptions = DEFAULT) -> Readout:
     skew = _evidence(plain, R, o.floor) - o.caution * effective * np.log(n)
     trust = _sigmoid(skew) * _sigmoid(gain - o.caution_set * np.log(n))
 
-    unseen = (((N > 0.5) & (N < 1.5)).sum() + 1) / n
-    silent = (peak < o.silent_peak) & (o.silent_count > N) & (present < 0.5)
+    unseen = ((np.abs(N - 1) < o.seen_once).sum() + 1) / n
+    silent = (peak < o.silent_peak) & (o.silent_count > N) & (present < o.silent_present)
     silent &= bool(trust > o.silent_trust and unseen < o.silent_unseen)
     T *= o.shift_heat
     return Readout(trust * T * np.log(K * prior), silent, prior, float(trust), classes, float(T))
@@ -182,7 +188,10 @@ def _presence(p: Floats, o: ReadoutOptions) -> tuple[Floats, int, float]:
         fewer, more = np.where(inside, max(s - 1, 0.5), s), np.where(inside, s, s + 1)
         price = np.minimum(cost(more) - cost(fewer), o.own_share * own + fixed)
         price += (
-            o.doubt * (1 - s / K) * own * np.maximum(o.clear - _of_the_clearer_half(missed, own), 0)
+            o.doubt
+            * (1 - s / K)
+            * own
+            * np.maximum(o.clear - _of_the_clearer(missed, own, o.clearer), 0)
         )
         odds = missed.sum(0) - price
         if s == 1 or odds[inside].min() >= 0:
@@ -190,9 +199,9 @@ def _presence(p: Floats, o: ReadoutOptions) -> tuple[Floats, int, float]:
         inside[np.where(inside, odds, np.inf).argmin()] = False
 
 
-def _of_the_clearer_half(missed: Floats, own: Floats) -> Floats:
-    """Mean of ``missed`` ``(n, K)`` over the half of a class's samples that miss it most."""
-    count = np.clip(np.ceil(own / 2).astype(int), 1, len(missed))
+def _of_the_clearer(missed: Floats, own: Floats, share: float) -> Floats:
+    """Mean of ``missed`` ``(n, K)`` over the ``share`` of a class's samples that miss it most."""
+    count = np.clip(np.ceil(own * share).astype(int), 1, len(missed))
     most_first = -np.sort(-missed, axis=0)
     return np.asarray(most_first.cumsum(0)[count - 1, np.arange(len(own))] / count)
 

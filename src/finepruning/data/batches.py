@@ -34,8 +34,7 @@ class Batch:
     @property
     def weight(self) -> int:
         """How large its inputs are: the number of elements of the largest."""
-        values = [self.inputs] if isinstance(self.inputs, Tensor) else self.inputs.values()
-        return max((v.numel() for v in values if isinstance(v, Tensor)), default=0)
+        return max((v.numel() for v in self._values() if isinstance(v, Tensor)), default=0)
 
     def call(self, model: nn.Module) -> Any:
         """The model's output for this batch. A failure becomes one line that names the inputs."""
@@ -60,6 +59,26 @@ class Batch:
             return replace(self, inputs=self.inputs.to(device), mask=mask)
         moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.inputs.items()}
         return replace(self, inputs=moved, mask=mask)
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether an input has the form ``(N, C, H, W)``."""
+        return any(isinstance(v, Tensor) and v.ndim == 4 for v in self._values())
+
+    def channels_last(self) -> Batch:
+        """The same batch with each picture's channels last in memory."""
+
+        def turned(value: Any) -> Any:
+            if not (isinstance(value, Tensor) and value.ndim == 4):
+                return value
+            return value.contiguous(memory_format=torch.channels_last)
+
+        if isinstance(self.inputs, Tensor):
+            return replace(self, inputs=turned(self.inputs))
+        return replace(self, inputs={k: turned(v) for k, v in self.inputs.items()})
+
+    def _values(self) -> Iterable[Any]:
+        return [self.inputs] if isinstance(self.inputs, Tensor) else self.inputs.values()
 
     def take(self, start: int, end: int | None = None) -> Batch:
         """Samples ``start`` to ``end``, not included; one sample without ``end``."""

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 
 from .batches import Batch
 
-LONGEST = 128
-"""Tokens of a transcript at most: 30 seconds of speech are about 100."""
-
 GIVEN = ("decoder_input_ids", "decoder_inputs_embeds")
 
 
@@ -34,8 +31,9 @@ def started(model: nn.Module, batch: Batch) -> Batch:
     return replace(batch, inputs={**batch.inputs, GIVEN[0]: start})
 
 
-def transcribed(model: nn.Module, batch: Batch) -> Iterator[Batch]:
-    """The batch with the network's own greedy transcript as the decoder's input.
+def transcribed(model: nn.Module, batch: Batch, longest: int) -> Iterator[Batch]:
+    """The batch with the network's own greedy transcript as the decoder's input, ``longest`` tokens
+    of it at most.
 
     Samples whose transcripts differ in length come in batches of their own: nothing is padded.
     Forward passes only. A batch that brings the decoder's input, or a network that needs none,
@@ -45,7 +43,7 @@ def transcribed(model: nn.Module, batch: Batch) -> Iterator[Batch]:
         yield batch
         return
     with torch.inference_mode():
-        tokens = [_cut(model, row) for row in generate(model, batch)]
+        tokens = [_cut(model, row) for row in generate(model, batch, longest)]
     first = 0
     for end in range(1, batch.size + 1):
         if end < batch.size and len(tokens[end]) == len(tokens[first]):
@@ -58,13 +56,14 @@ def transcribed(model: nn.Module, batch: Batch) -> Iterator[Batch]:
         first = end
 
 
-def generate(model: Any, batch: Batch) -> Tensor:
-    """The network's greedy transcript of each sample, ``(size, tokens)``, padded at the end."""
+def generate(model: Any, batch: Batch, longest: int = 128) -> Tensor:
+    """The network's greedy transcript of each sample, ``(size, tokens)``, padded at the end; as
+    long by default as :class:`~finepruning.Config` has it."""
     assert isinstance(batch.inputs, dict)
     config = model.config
     room = getattr(config, "max_target_positions", None) or config.max_position_embeddings
     return model.generate(
-        **batch.inputs, do_sample=False, num_beams=1, max_new_tokens=min(LONGEST, room - 8)
+        **batch.inputs, do_sample=False, num_beams=1, max_new_tokens=min(longest, room - 8)
     )
 
 

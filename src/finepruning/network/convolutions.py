@@ -63,7 +63,7 @@ class ConvLayer(Layer):
 
     def columns(self, x: Tensor, sample: Tensor, position: Tensor) -> Tensor:
         m = self.module
-        x = self._padded(self._batched(x)).contiguous()
+        x = self._padded(self._batched(x))
         out = self._out_shape(x)
         strides = x.stride()
         # A view (samples, *out, channels, *kernel) of every patch; indexing copies the wanted ones.

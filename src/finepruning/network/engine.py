@@ -26,10 +26,14 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
 from .._errors import FinepruningError
-from ..data.batches import Batch
+from ..data.batches import Batch, logits_of
 from .ambient import Ambient, Aside, contained, switches
+from .memory import release_free_memory
 from .replica import Replicas
 from .taps import Place, Run
+
+TRIM_EVERY = 8
+"""Taps between two returns of freed memory: each costs the pages that are asked for again."""
 
 Watch = Callable[[Any, Tensor, Tensor], None]
 """``watch(tap, x, y)``: a tap was called with ``x`` and gave ``y``."""
@@ -69,7 +73,8 @@ class Engine:
         self.device = device
         self._replicas = Replicas(self.model)
         self._switches = switches(dict.fromkeys(("cpu", device.type)))
-        self._layout: torch.memory_format | None = None
+        self._turned: list[nn.Parameter] = []
+        """Parameters whose channels lie last in memory while the engine is at work."""
 
     def replica(self, places: Sequence[Place] = (), call: Any = None) -> nn.Module:
         """A twin of the network with a state of its own, wired at ``places`` to ``call``."""
@@ -163,6 +168,8 @@ class Engine:
                     visited.add(name)
                     for runner in runners:
                         runner.learn(tap)
+                    if len(visited) % TRIM_EVERY == 1:
+                        release_free_memory()
                     for i in [*inputs]:
                         del inputs[i]
                         runners[i].advance()
@@ -170,13 +177,44 @@ class Engine:
                 for runner in runners:
                     runner.abandon()
 
+    def settle(self, sample: Batch) -> None:
+        """Lay pictures out in memory with their channels last, where the network stands it.
+
+        On a CPU convolutions are a third faster so, and their patches several times faster to
+        gather. One ``sample`` tries: a network that fails then, or answers otherwise, such as one
+        that takes ``view`` of its activations, keeps the usual layout.
+        """
+        if self.device.type != "cpu" or self._turned or not sample.has_pictures:
+            return
+        turned = [p for p in self.model.parameters() if p.ndim == 4 and p.is_contiguous()]
+        if not turned:
+            return
+        (usual,) = self.stream([sample])
+        self._lay_out(turned, torch.channels_last)
+        self._turned = turned
+        try:
+            (other,) = self.stream([sample])
+            alike = _close(usual.output, other.output)
+        except FinepruningError:
+            alike = False
+        if not alike:
+            self._lay_back()
+
     def finish(self) -> None:
         """End the passes: all of the network is as it was given, but for what was done to taps."""
-        ours = {
-            id(p): p for tap in self._taps.values() for m in _modules(tap) for p in m.parameters()
-        }
-        self._replicas.put_back(self._source, ours.values())
+        self._lay_back()
+        modules = [module for tap in self._taps.values() for module in _modules(tap)]
+        ours = [p for module in modules for p in module.parameters()]
+        self._replicas.put_back(self._source, ours)
         self.model.requires_grad_(False)
+
+    def _lay_back(self) -> None:
+        self._lay_out(self._turned, torch.contiguous_format)
+        self._turned = []
+
+    def _lay_out(self, parameters: Sequence[nn.Parameter], form: torch.memory_format) -> None:
+        for parameter in parameters:
+            parameter.data = parameter.data.contiguous(memory_format=form)
 
     def synchronize(self) -> None:
         """Wait for the device, so that times mean something."""
@@ -184,7 +222,18 @@ class Engine:
             torch.cuda.synchronize(self.device)
 
     def _given(self, batch: Batch) -> Batch:
-        return batch.to(self.device)
+        """The batch as the network takes it now."""
+        given = batch.to(self.device)
+        return given.channels_last() if self._turned else given
+
+
+def _close(a: Any, b: Any) -> bool:
+    """Whether two outputs are the same but for rounding."""
+    a, b = logits_of(a), logits_of(b)
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape):
+        return False
+    scale = float(a.abs().max()) if a.numel() else 0.0
+    return bool(((a - b).abs() <= 1e-3 * scale).all())
 
 
 def _modules(tap: Any) -> list[nn.Module]:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from .._errors import FinepruningError
-from ..core.evidence import Evidence, Marginals, Moments, Sampled
+from ..core.evidence import Evidence, Sampled
+from ..core.moments import Marginals, Moments
 from ..core.options import number
 from ..data.batches import Batch, logits_of
 from ..network.engine import Engine
@@ -26,7 +27,7 @@ from ..network.find import Found
 from ..network.layers import Layer, precise, version
 from ..network.norms import ChannelMoments, Norm, norm_places
 from ..network.positions import RealPositions, drawn
-from .trace import Trace, trace
+from .trace import Trace, trace, why_uncalled, with_functions
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,21 @@ class ObserveOptions:
     inputs costs more than outputs, and their moments need fewer samples."""
     memory: float = number(1.5e9, above=0)
     """Bytes of activations that may wait at once. More samples than fit are only read out."""
+    beside: float = number(1.5, 1)
+    """Of a sample, so many times the input and output of its largest layer wait at once."""
     batches: int = number(128, 1)
     """Calibration batches at most: by then there are far more samples than positions are kept."""
+    transcript: int = number(128, 1)
+    """Tokens at most of the transcript that an encoder-decoder network is fed: 30 seconds of speech
+    are about 100."""
 
 
 @dataclass(frozen=True)
 class Observation:
     """What is known of the dense network on the person's data."""
 
+    found: Found
+    """The layers that the data reaches; the others are among those left alone."""
     trace: Trace
     calibration: tuple[Batch, ...]
     """The batches that the layers are fitted to."""
@@ -92,7 +100,11 @@ def observe(
     first = next((b for b in stream if b.size), None)
     if first is None:
         raise FinepruningError("batches: there is no data; give at least two samples")
+    engine.settle(first.take(0))
     traced = trace(engine, found, first)
+    found, uses = with_functions(engine, found, first, traced)
+    if any("" in functions for functions in uses.values()):
+        traced = trace(engine, found, first)
     room = _Room.of(first, traced, options, batch_count, seed)
     ahead, known = [first], first.size * (room.batches or 1)
     if room.batches is None:  # the calibration batches are kept anyway: read them, then count
@@ -133,7 +145,13 @@ def observe(
         name: replace(seen, positions=held * traced.positions[name])
         for name, seen in watcher.evidence.items()
     }
+    missing = {
+        layer.name: why_uncalled(uses.get(layer.name, set()))
+        for layer in found.layers
+        if layer.name not in evidence
+    }
     return Observation(
+        found.without(missing),
         traced,
         tuple(calibration),
         samples,
@@ -162,8 +180,7 @@ class _Room:
     def of(
         cls, first: Batch, traced: Trace, options: ObserveOptions, count: int | None, seed: int
     ) -> _Room:
-        # A layer's input and output wait, and half as much beside them.
-        space = max(2, int(options.memory / max(1.0, 1.5 * traced.largest)))
+        space = max(2, int(options.memory / max(1.0, options.beside * traced.largest)))
         samples = max(2, min(space, options.batches * first.size))
         if first.part:  # then the items' number says nothing of the batches'
             count = None
@@ -279,7 +296,7 @@ class _Watcher:
                 drawn_.inputs = Marginals.of(X)
                 self._drawn.append(drawn_)
             assert self._number is not None
-            sampled = {self._number: Sampled(size, sample, position, Y)}
+            sampled = {self._number: Sampled.of(size, sample, position, Y)}
             seen = Evidence(drawn_.inputs, Marginals.of(Y), sampled=sampled)
         self.evidence[layer.name] = before.merge(seen) if before else seen
 

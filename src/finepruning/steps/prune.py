@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from ..core.arrays import LowRank
-from ..core.evidence import Evidence, Gram, Sampled
+from ..core.evidence import Evidence, Sampled
 from ..core.fit import Fit, FitOptions, Solution, fit, largest
+from ..core.moments import Gram
 from ..core.neighbours import Agreement, NeighbourOptions, agreed
 from ..network.engine import Engine
 from ..network.find import Found
@@ -174,9 +175,9 @@ def _taught(teaching: Teaching, evidence: Evidence) -> tuple[Evidence, Agreement
     read = (logits + teaching.shift.to(logits)).cpu().double().numpy()
     change, agreement = agreed(read, features.cpu().double().numpy(), teaching.options)
     wanted = logits + torch.from_numpy(np.ascontiguousarray(change)).to(logits)
-    split = torch.split(wanted, [part.y.shape[1] for part in parts])
+    split = torch.split(wanted, [part.kept.shape[1] for part in parts])
     sampled = {
-        batch: replace(part, y=y[None])
+        batch: replace(part, kept=y[None], scale=None)
         for (batch, part), y in zip(evidence.sampled.items(), split, strict=True)
     }
     return replace(evidence, sampled=sampled), agreement

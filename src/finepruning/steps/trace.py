@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 from ..data.batches import Batch, logits_of
 from ..network.engine import Engine
 from ..network.find import Found
+from ..network.functional import functional_places, note_uses
 from ..network.layers import Layer
 
 
@@ -59,6 +60,39 @@ def trace(engine: Engine, found: Found, batch: Batch) -> Trace:
         refused = "" if head else "the last layer's output is not the model's output"
     outputs = output.shape[1] if head else 0
     return Trace(calls, positions, largest, head, outputs, refused)
+
+
+def with_functions(
+    engine: Engine, found: Found, batch: Batch, traced: Trace
+) -> tuple[Found, dict[str, set[str]]]:
+    """The same layers, with those intercepted whose weight a function is handed instead of a call.
+
+    Beside it, for each layer that is not called, the names of the functions that are handed its
+    weight; an empty name is one that is intercepted.
+    """
+    uncalled = {layer.name for layer in found.layers if not traced.calls.get(layer.name)}
+    uses: dict[str, set[str]] = {name: set() for name in uncalled}
+    if not uncalled:
+        return found, uses
+
+    def wire(module: Any, taps: tuple[Layer, ...], call: Any) -> None:
+        note_uses(module, taps[0], uses[taps[0].name])
+
+    places = functional_places(found.places, uncalled, wire)
+    for _ in engine.stream([batch.take(0)], (*found.places, *places)):
+        pass
+    intercepted = {name for name, functions in uses.items() if functions == {""}}
+    return replace(
+        found, places=(*found.places, *functional_places(found.places, intercepted))
+    ), uses
+
+
+def why_uncalled(functions: Collection[str]) -> str:
+    """Why a layer that the data does not reach is left alone."""
+    names = sorted(name for name in functions if name)
+    if names:
+        return f"its weight is handed to {', '.join(names)}, instead of a call of the layer"
+    return "never called on the calibration data"
 
 
 def _not_logits(output: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from finepruning import personalize
-from finepruning._plan import budget, global_threshold, relative_saliency, spared, spread
+from finepruning.core.evidence import Evidence
+from finepruning.core.plan import (
+    PlanOptions,
+    budget,
+    global_threshold,
+    plan,
+    relative_saliency,
+    spared,
+    spread,
+)
+from problems import Unchanged, in_torch, sampled
 
 Drawn = tuple[list[tuple[int, int]], int, float]
 
@@ -102,6 +113,79 @@ def test_narrow_layers_are_spared_where_they_are_few() -> None:
     assert spared(shapes, keep=576) == {"first": 72, "depthwise": 120}
     assert spared(shapes, keep=575) == {}  # they would take more than a third of it
     assert spared({"a": (1, 4, 3), "b": (1, 2, 4)}, keep=20) == {}  # there is nothing else
+
+
+def test_what_is_narrow_and_how_few_are_options() -> None:
+    shapes = {"narrow": (1, 8, 9), "wide": (1, 64, 20)}
+    assert spared(shapes, 216) == {"narrow": 72}
+    assert spared(shapes, 216, PlanOptions(narrow=9)) == {}
+    assert spared(shapes, 216, PlanOptions(spared=0.3)) == {}
+    assert spared(shapes, 216, PlanOptions(narrow=0)) == {}
+    assert spared(shapes, 72, PlanOptions(spared=1.0)) == {"narrow": 72}
+
+
+# --- The plan of a network
+
+
+def network(to: Any = np.asarray) -> tuple[dict[str, Any], dict[str, Evidence]]:
+    """Three layers; the second carries most of its output in few weights."""
+    rng = np.random.default_rng(0)
+    weights, evidence = {}, {}
+    for name, shape, power in (("a", (2, 4, 20), 1), ("b", (1, 8, 20), 5), ("c", (1, 3, 9), 1)):
+        G, _, D = shape
+        W, X = rng.normal(size=shape) ** power, rng.normal(size=(G, 50, D)) + 2
+        weights[name] = to(W)
+        evidence[name] = sampled(to(X), to(X @ W.mT))
+    return weights, evidence
+
+
+@given(st.integers(27 * 3, 347), st.floats(0, 1))
+def test_a_plan_is_exact_and_the_same_for_tensors(keep: int, tempering: float) -> None:
+    options = PlanOptions(tempering)
+    weights, evidence = network()
+    tensors, seen = network(in_torch)
+    with Unchanged(weights, evidence, tensors, seen):
+        counts = plan(weights, evidence, {}, keep, options)
+        assert plan(tensors, seen, {}, keep, options) == counts
+    assert sum(counts.values()) == keep
+    assert counts["c"] == 27  # narrow
+    assert all(1 <= counts[name] <= weights[name].size for name in weights)
+
+
+def test_a_plan_follows_what_was_measured() -> None:
+    weights, evidence = network()
+    even, some, measured = (
+        plan(weights, evidence, {}, 147, PlanOptions(tempering)) for tempering in (0.0, 0.3, 1.0)
+    )
+    assert even["a"] == even["b"] == 60
+    assert measured["a"] > some["a"] > 60 > some["b"] > measured["b"]
+    scores = {
+        name: relative_saliency(
+            weights[name], evidence[name].inputs.variance, evidence[name].outputs.variance
+        )
+        for name in "ab"
+    }
+    assert {name: measured[name] for name in "ab"} == global_threshold(scores, 120)
+
+
+def test_what_no_input_moves_counts_for_nothing() -> None:
+    """By variance: a constant input, however large, is a matter of the bias."""
+    weights, evidence = network()
+    X = np.random.default_rng(1).normal(size=(2, 50, 20))
+    X[:, :, :10] = 100.0
+    evidence["a"] = sampled(X, X @ weights["a"].mT)
+    counts = plan(weights, evidence, {}, 347 - 80, PlanOptions(1.0))
+    assert counts["a"] == 80
+
+
+@pytest.mark.parametrize("to", [np.asarray, in_torch], ids=["numpy", "torch"])
+def test_silent_rows_hold_no_weights(to: Any) -> None:
+    weights, evidence = network(to)
+    silent = {"b": to(np.arange(8) < 6)}
+    with Unchanged(silent):
+        counts = plan(weights, evidence, silent, 227)
+    assert counts == {"a": 160, "b": 40, "c": 27}
+    assert plan(weights, evidence, silent, 150)["b"] <= 40
 
 
 def test_a_depthwise_layer_is_left_whole() -> None:

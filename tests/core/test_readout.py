@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finepruning._readout import SILENT_UNSEEN, read_out
+from finepruning.core.readout import DEFAULT, ReadoutOptions, read_out
+from problems import Unchanged
 
 
 def predictions(
@@ -67,7 +68,7 @@ def test_outputs_are_silenced_only_when_enough_was_seen() -> None:
     silent = read_out(many).silent
     assert silent.sum() > 20
     assert not silent[[0, 1]].any()
-    assert SILENT_UNSEEN < 1 / 12
+    assert DEFAULT.silent_unseen < 1 / 12
     assert not read_out(few).silent.any()
 
 
@@ -125,3 +126,62 @@ def test_of_very_many_samples_some_are_looked_at() -> None:
     assert found.classes == 2
     assert found.silent[0]
     assert not found.silent[7]
+
+
+def test_logits_are_left_as_they_are() -> None:
+    logits, _ = predictions([2, 3], 80, 7, margin=3)
+    single = logits.astype(np.float32)
+    with Unchanged(logits, single):
+        first = read_out(logits)
+        found = read_out(single)
+    assert found.shift.dtype == np.float64
+    np.testing.assert_allclose(found.shift, first.shift, atol=1e-4)
+
+
+# --- What the options are for
+
+
+def skewed(**options: float) -> tuple[float, np.ndarray, np.ndarray]:
+    """Trust, shift and silent outputs for a person of two classes out of ten."""
+    found = read_out(predictions([1, 4], 100, 10, margin=25)[0], ReadoutOptions(**options))  # type: ignore[arg-type]
+    return found.trust, found.shift, found.silent
+
+
+def test_the_temperature_is_one_of_those_tried() -> None:
+    unsure, sure = predictions([1, 4], 200, 10, margin=0.5)[0], np.eye(10)[[1, 4] * 50] * 1e3
+    for logits, power in ((unsure, 0), (sure, 4)):
+        options = ReadoutOptions(coolest=2.0, heating=3.0, heatings=5, shift_heat=1.0)
+        assert read_out(logits, options).temperature == pytest.approx(2.0 * 3.0**power)
+    hotter = read_out(unsure, ReadoutOptions(coolest=2.0, shift_heat=7.0))
+    assert hotter.temperature == pytest.approx(14.0)
+    surer = [read_out(sure / 100, ReadoutOptions(confidence=c)).temperature for c in (0.9, 0.5)]
+    assert surer[0] < surer[1]
+
+
+def test_skew_is_believed_where_the_evidence_beats_the_caution() -> None:
+    assert skewed()[0] > 0.99
+    assert skewed(caution=100.0)[0] < 0.01
+    assert skewed(caution_set=100.0)[0] < 0.01
+    assert np.abs(skewed(caution=100.0)[1]).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"silent_peak": 0.0}, {"silent_count": 0.0}, {"silent_trust": 1.0}, {"silent_unseen": 0.0}],
+)
+def test_each_condition_alone_keeps_an_output(options: dict[str, float]) -> None:
+    assert skewed()[2].sum() == 8
+    assert not skewed(**options)[2].any()
+
+
+def test_what_is_missing_is_pushed_down_as_far_as_told() -> None:
+    shifts = [skewed(missing=missing)[1] for missing in (0.3, 0.03, 0.003)]
+    apart = [shift[1] - shift[0] for shift in shifts]
+    assert apart[0] < apart[1] < apart[2]
+
+
+def test_no_more_samples_are_looked_at_than_told() -> None:
+    logits, _ = predictions([1, 4], 1000, 10, margin=4)
+    some = logits[np.linspace(0, 999, 50).round().astype(int)]
+    found = read_out(logits, ReadoutOptions(most_samples=50))
+    np.testing.assert_array_equal(found.shift, read_out(some).shift)

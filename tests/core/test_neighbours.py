@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from finepruning import Config, FinepruningError, _neighbours, personalize
-from finepruning._neighbours import agreed
+from finepruning import Config, FinepruningError, personalize
+from finepruning.core.neighbours import DEFAULT, NeighbourOptions, agreed
 from finepruning.report.text import format_report
+from problems import Unchanged
 
 
-def heaps(n: int, classes: int, seed: int = 0, spread: float = 0.1) -> tuple[Tensor, Tensor]:
+def heaps(n: int, classes: int, spread: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
     """Features of samples in well-separated heaps, and which heap each is in."""
-    generator = torch.Generator().manual_seed(seed)
-    which = torch.arange(n) % classes
-    noise = torch.randn(n, classes + 3, generator=generator, dtype=torch.float64)
-    return F.one_hot(which, classes + 3).double() + spread * noise, which
+    which = np.arange(n) % classes
+    noise = np.random.default_rng(0).normal(size=(n, classes + 3))
+    return np.eye(classes + 3)[which] + spread * noise, which
 
 
-def answers(which: Tensor, classes: int, wrong: int = 0, sure: float = 4.0) -> Tensor:
+def answers(which: np.ndarray, classes: int, wrong: int = 0, sure: float = 4.0) -> np.ndarray:
     """Logits that are right but for the first ``wrong`` samples, which are barely so."""
-    logits = F.one_hot(which, classes).double() * sure
-    logits[:wrong] = 0.2 * F.one_hot((which[:wrong] + 1) % classes, classes).double()
+    logits = np.eye(classes)[which] * sure
+    logits[:wrong] = 0.2 * np.eye(classes)[(which[:wrong] + 1) % classes]
     return logits
 
 
 def test_the_odd_ones_out_are_corrected() -> None:
     features, which = heaps(60, 3)
     logits = answers(which, 3, wrong=4)
-    change, found = agreed(logits, features, 1.0)
+    change, found = agreed(logits, features)
     assert (logits[:4].argmax(1) != which[:4]).all()
     assert ((logits + change).argmax(1) == which).all()
     assert found.neighbours > 0
@@ -43,8 +43,7 @@ def test_the_odd_ones_out_are_corrected() -> None:
 
 def test_nothing_changes_where_neighbours_disagree() -> None:
     features, _ = heaps(60, 3)
-    generator = torch.Generator().manual_seed(1)
-    change, found = agreed(4 * torch.randn(60, 5, generator=generator), features, 1.0)
+    change, found = agreed(4 * np.random.default_rng(1).normal(size=(60, 5)), features)
     assert not change.any()
     assert found.weight == 0
     assert 0 < found.same < 0.8
@@ -52,10 +51,9 @@ def test_nothing_changes_where_neighbours_disagree() -> None:
 
 def test_a_class_of_most_samples_agrees_by_chance() -> None:
     """Features that say nothing: nobody is voted out by a majority that is everywhere."""
-    generator = torch.Generator().manual_seed(2)
-    features = torch.randn(400, 8, generator=generator, dtype=torch.float64)
-    rare = (torch.arange(400) % 20 == 0).long()
-    change, found = agreed(answers(rare, 2), features, 1.0)
+    features = np.random.default_rng(2).normal(size=(400, 8))
+    rare = (np.arange(400) % 20 == 0).astype(int)
+    change, found = agreed(answers(rare, 2), features)
     assert not change.any()
     assert found.same < 0.6
 
@@ -64,64 +62,107 @@ def test_a_class_of_most_samples_agrees_by_chance() -> None:
 def test_a_rare_class_among_others_is_not_voted_out(rare: int) -> None:
     """A few samples between three heaps ask neighbours of other classes, which shows."""
     features, which = heaps(90, 3)
-    generator = torch.Generator().manual_seed(3)
-    between = features.mean(0) + 0.1 * torch.randn(rare, 6, generator=generator)
-    features, which = torch.cat([features, between]), torch.cat([which, torch.full((rare,), 3)])
+    between = features.mean(0) + 0.1 * np.random.default_rng(3).normal(size=(rare, 6))
+    features, which = np.concatenate([features, between]), np.append(which, [3] * rare)
     logits = answers(which, 4, sure=2.0)
-    change, found = agreed(logits, features, 1.0)
+    change, _ = agreed(logits, features)
     assert ((logits + change).argmax(1) == which).all()
-    assert found.neighbours < 10
 
 
 def test_few_samples_a_class_ask_few_neighbours() -> None:
     """With two of each class the second neighbour is another class's, and is not asked."""
     for each in (2, 4, 12):
         features, which = heaps(each * 8, 8)
-        _, found = agreed(answers(which, 8), features, 1.0)
+        _, found = agreed(answers(which, 8), features)
         assert 0 < found.neighbours <= max(each - 1, 1)
         assert found.weight == 1.0
 
 
-def test_many_samples_are_looked_at_in_several_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_samples_are_looked_at_in_several_sets() -> None:
     """How many are asked, and their weight, are the same in all of them."""
     features, which = heaps(120, 4)
     logits = answers(which, 4, wrong=6)
-    logits[:, 3] += 1e-3 * torch.arange(120)  # no two alike
-    _, whole = agreed(logits, features, 1.0)
-    monkeypatch.setattr(_neighbours, "BLOCK", 40)
-    change, parts = agreed(logits, features, 1.0)
+    logits[:, 3] += 1e-3 * np.arange(120)  # no two alike
+    _, whole = agreed(logits, features)
+    change, parts = agreed(logits, features, NeighbourOptions(block=40))
     assert ((logits + change).argmax(1) == which).all()
     assert parts.macs < whole.macs
     # Each sample's share of what all say, which is the weight times those asked, is in its row.
-    assert float(change.sum()) == pytest.approx(120 * parts.weight * parts.neighbours)
+    assert change.sum() == pytest.approx(120 * parts.weight * parts.neighbours)
 
 
-@settings(deadline=None, max_examples=40)
+def test_macs_are_those_of_the_products() -> None:
+    features, which = heaps(120, 4)
+    _, found = agreed(answers(which, 4, wrong=6), features, NeighbourOptions(block=40, steps=3))
+    cosines, rounds = 3 * 40 * 40 * 7, 3 * 40 * 40 * 4
+    assert found.macs in {cosines + rounds * steps for steps in (1, 2, 3)}
+    _, nobody = agreed(answers(np.arange(120) // 4 % 4, 4), features)
+    assert nobody.weight == 0
+    assert nobody.macs == 120 * 120 * 7
+
+
+@settings(max_examples=40)
 @given(
     n=st.integers(1, 40), K=st.integers(2, 6), D=st.integers(2, 5),
     most=st.floats(0, 4), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_bounded_and_the_same_in_any_order(n: int, K: int, D: int, most: float, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    features = torch.randn(n, D, generator=generator, dtype=torch.float64)
-    logits = 3 * features @ torch.randn(D, K, generator=generator, dtype=torch.float64)
-    change, found = agreed(logits, features, most)
+    rng, options = np.random.default_rng(seed), NeighbourOptions(weight=most)
+    features = rng.normal(size=(n, D))
+    logits = 3 * features @ rng.normal(size=(D, K))
+    with Unchanged(logits, features):
+        change, found = agreed(logits, features, options)
     assert change.shape == (n, K)
-    assert bool((change >= 0).all())  # a neighbour speaks for a class, never against one
+    assert (change >= 0).all()  # a neighbour speaks for a class, never against one
     said = n * found.weight * found.neighbours
-    assert float(change.sum()) == pytest.approx(said, rel=1e-9, abs=1e-9)
+    assert change.sum() == pytest.approx(said, rel=1e-9, abs=1e-9)
     assert found.weight <= most
-    assert found.weight == 0 or n > _neighbours.MOST_NEIGHBOURS
-    order = torch.randperm(n, generator=generator)
-    again, _ = agreed(logits[order], features[order], most)
-    torch.testing.assert_close(again, change[order], rtol=1e-6, atol=1e-6)
+    assert found.weight == 0 or n > DEFAULT.most
+    order = rng.permutation(n)
+    again, _ = agreed(logits[order], features[order], options)
+    np.testing.assert_allclose(again, change[order], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_features_that_are_all_alike(value: float) -> None:
     """Without a direction nobody is nearer than others; nothing breaks."""
-    change, _ = agreed(answers(torch.arange(12) % 2, 2), torch.full((12, 3), value), 1.0)
-    assert bool(change.isfinite().all())
+    change, _ = agreed(answers(np.arange(12) % 2, 2), np.full((12, 3), value))
+    assert np.isfinite(change).all()
+
+
+def test_the_weight_rises_with_the_share_that_agrees() -> None:
+    """Of six pairs one disagrees: of one class 4 of 5 agree with their nearest, of one 6 of 7."""
+    features = np.repeat(np.arange(6)[:, None] == np.arange(6), 2, 0) * 1.0
+    which = np.repeat(np.arange(6) % 2, 2)
+    which[0] = 1
+    logits, share = answers(which, 2), (4 / 5 + 6 / 7) / 2
+
+    def weight(disagree: float, agree: float) -> float:
+        o = NeighbourOptions(weight=2.0, most=1, disagree=disagree, agree=agree)
+        _, found = agreed(logits, features, o)
+        assert found.same == pytest.approx(share)
+        assert found.neighbours == 1
+        return found.weight
+
+    assert weight(0.5, 0.8) == 2.0
+    assert weight(0.9, 1.0) == 0.0
+    assert weight(0.5, 1.0) == pytest.approx(2 * (share - 0.5) / 0.5)
+
+
+def test_as_many_are_asked_as_say_most() -> None:
+    """Weight times the root of their number. The nearest always agrees; of five samples a class
+    the next one agrees for the three that are alike, and for the two beside another class not."""
+    alike, pair, beside = np.eye(6)[:2], np.eye(6)[2:4], 0.3 * np.eye(6)[4]
+    features = np.concatenate([np.repeat(alike, 3, 0), np.repeat(pair + beside, 2, 0)])
+    logits = answers(np.array([0, 0, 0, 1, 1, 1, 0, 0, 1, 1]), 2)
+    for disagree, asked, weight in ((0.5, 1, 1.0), (0.25, 2, 0.55 / 0.75)):
+        options = NeighbourOptions(most=2, disagree=disagree, agree=1.0)
+        _, found = agreed(logits, features, options)
+        assert found.neighbours == asked
+        assert found.weight == pytest.approx(weight)
+
+
+# --- In a personalisation
 
 
 class Border(nn.Sequential):
@@ -175,5 +216,5 @@ def test_left_out_with_a_reason(options: dict[str, float | str | bool], reason: 
 
 @pytest.mark.parametrize("most", [-1.0, 101, math.inf, math.nan, "1"])
 def test_a_weight_is_between_0_and_100(most: float) -> None:
-    with pytest.raises(FinepruningError, match="neighbours="):
+    with pytest.raises(FinepruningError, match=r"neighbours(\.weight)?="):
         Config(neighbours=most)
