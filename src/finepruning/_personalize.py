@@ -150,7 +150,7 @@ class _Run:
             pruning = self._prune(found, seen, silent, keep, answer)
         pruned_at = time.perf_counter()
         _add_shift(seen, answer)
-        engine.finish()
+        engine.finish([*found.layers, *find_norms(engine.model)])
         self._check_fit()
         seconds = {
             "observe": observed - self.started,

@@ -315,10 +315,11 @@ def test_batches_do_not_meet(way: str) -> None:
     given = [batch(x) for x in X]
     for _ in engine.stream(given[:1]):  # which shows what changes
         pass
-    engine.lock_step(given, find_layers(engine.model).places, lambda layer, inputs: None)
+    found = find_layers(engine.model)
+    engine.lock_step(given, found.places, lambda layer, inputs: None)
     for _ in engine.stream(given):
         pass
-    engine.finish()
+    engine.finish(found.layers)
     assert not of_the_person(engine.model, torch.cat(X))
 
 

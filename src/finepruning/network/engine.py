@@ -69,7 +69,6 @@ class Engine:
             ) from error
         self.model.requires_grad_(False)
         self._source = model
-        self._taps: dict[int, Any] = {}
         self.device = device
         self._replicas = Replicas(self.model)
         self._switches = switches(dict.fromkeys(("cpu", device.type)))
@@ -84,7 +83,6 @@ class Engine:
         twin, twins = self._replicas.make()
         for place in places:
             place.wire(twins[place.module], place.taps, call)
-            self._taps.update((id(tap), tap) for tap in place.taps)
         return twin, twins
 
     def stream(
@@ -200,13 +198,14 @@ class Engine:
         if not alike:
             self._lay_back()
 
-    def finish(self) -> None:
-        """End the passes: all of the network is as it was given, but for what was done to taps."""
+    def finish(self, taps: Iterable[Any] | None = None) -> None:
+        """End the passes. All of the network but what ``taps`` hold is as it was given, whatever
+        the passes have written to; None: nothing is put back."""
         self._lay_back()
-        modules = [module for tap in self._taps.values() for module in _modules(tap)]
-        ours = [p for module in modules for p in module.parameters()]
-        self._replicas.put_back(self._source, ours)
         self.model.requires_grad_(False)
+        if taps is not None:
+            modules = [module for tap in taps for module in _modules(tap)]
+            self._replicas.put_back(self._source, [p for m in modules for p in m.parameters()])
 
     def _lay_back(self) -> None:
         self._lay_out(self._turned, torch.contiguous_format)

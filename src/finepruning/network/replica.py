@@ -49,7 +49,7 @@ class Replicas:
         self._large.look()
         # What copy.deepcopy takes for copied already.
         memo: dict[int, Any] = {id(m): twin for m, twin in twins.items()} | self._parameters
-        memo[_LARGE] = self._large
+        memo[_POLICY] = self._large
         for module, recipe in zip(self._modules, self._recipes, strict=True):
             twin = twins[module]
             if twin is module:
@@ -104,7 +104,7 @@ def _is_large(value: Tensor | None) -> bool:
     return value is not None and value.numel() > SMALL
 
 
-_LARGE = -1
+_POLICY = -1
 """Key of :class:`_Large` among the ids of a memo: no object has it."""
 
 
@@ -144,7 +144,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return value if known is None else known
     made: Any = value
     if isinstance(value, Tensor):
-        made = memo[_LARGE].copy(value) if _is_large(value) else value.detach().clone()
+        made = memo[_POLICY].copy(value) if _is_large(value) else value.detach().clone()
     elif isinstance(value, FunctionType):
         return _function(value, memo)
     elif type(value) in _CONTAINERS and all(isinstance(v, _ATOMS) for v in _values(value)):
