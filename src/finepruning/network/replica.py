@@ -8,6 +8,7 @@ it: nothing of a person's data stays behind, and batches that are under way at o
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable
 from types import CellType, FunctionType
 from typing import Any
@@ -19,10 +20,13 @@ SMALL = 1 << 16
 """Elements of a tensor up to which every replica gets its own, without a question whether it ever
 changes."""
 
-_ATOMS = (
-    *(type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device),
-    *(torch.Size, torch.Generator, range, slice),
+_ATOMS = frozenset(
+    (
+        *(type(None), bool, int, float, complex, str, bytes, range, slice, type),
+        *(torch.dtype, torch.device, torch.Size),
+    )
 )
+"""Types of values that never change, and so are shared."""
 _CONTAINERS = (list, dict, set)
 
 Recipe = list[tuple[str, Callable[[Any, dict[int, Any]], Any]]]
@@ -74,11 +78,11 @@ def _recipe(module: nn.Module) -> Recipe:
     """How each attribute of a module that is not simply shared gets to its twin."""
     recipe: Recipe = []
     for name, value in vars(module).items():
-        if name == "_parameters" or isinstance(value, _ATOMS):
+        if name == "_parameters" or type(value) in _ATOMS:
             continue
         if name == "_modules":
             recipe.append((name, _twins))
-        elif isinstance(value, dict) and not value:
+        elif type(value) in (dict, OrderedDict) and not value:
             recipe.append((name, _empty))
         else:
             recipe.append((name, _copied))
@@ -90,13 +94,13 @@ def _twins(value: Any, memo: dict[int, Any]) -> Any:
 
 
 def _empty(value: Any, memo: dict[int, Any]) -> Any:
-    return value.copy()
+    return type(value)()  # ten times quicker than a copy, and a module has ten
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     """A copy in which modules are the replica's and parameters the network's."""
     known = memo.get(id(value))
-    if known is not None or isinstance(value, _ATOMS):
+    if known is not None or type(value) in _ATOMS:
         return value if known is None else known
     made: Any = value
     if isinstance(value, Tensor):
@@ -104,7 +108,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
             made = value.detach().clone()
     elif isinstance(value, FunctionType):
         made = _function(value, memo)
-    elif type(value) in _CONTAINERS and all(isinstance(v, _ATOMS) for v in _values(value)):
+    elif type(value) in _CONTAINERS and all(type(v) in _ATOMS for v in _values(value)):
         made = value.copy()
     elif isinstance(value, dict):
         made = copy.copy(value)
