@@ -60,7 +60,7 @@ class Replicas:
                 state[name] = way(state[name], memo)
             vars(twin).update(state)
             if type(module).__name__ == "OptimizedModule":  # compiled: run what it was made of
-                twin.forward = twin._orig_mod  # type: ignore[assignment]
+                vars(twin)["forward"] = twin._orig_mod
         return twins[self._modules[0]], twins
 
 
