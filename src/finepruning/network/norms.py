@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -33,7 +32,9 @@ class ChannelMoments:
         x = precise(x).flatten(2)
         n, _, positions = x.shape
         means = x.mean(2).double()
-        variance, mean = (v.double() for v in torch.var_mean(x, (0, 2), correction=0))
+        mean = means.mean(0)
+        # In two passes: torch.var_mean, which takes one, is ten times slower.
+        variance = (x - mean.to(x)[None, :, None]).square().mean((0, 2)).double()
         count = n * positions
         squares = count * (variance + mean**2)
         return cls(count, n, count * mean, squares, (means**2).sum(0))
