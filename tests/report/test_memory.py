@@ -63,14 +63,17 @@ def test_several_at_once() -> None:
     code = """
 import threading, time, torch
 from finepruning.report.memory import PeakMemory
-peaks = []
+peaks, begun, ended = [], threading.Barrier(5), threading.Barrier(5)
 def one():
     with PeakMemory(torch.device("cpu")) as memory:
-        time.sleep(0.3)
+        begun.wait()
+        ended.wait()
         peaks.append(memory.above_start())
 threads = [threading.Thread(target=one) for _ in range(4)]
 [t.start() for t in threads]
+begun.wait()
 big = torch.ones(50_000_000)
+ended.wait()
 [t.join() for t in threads]
 print(min(peaks), max(peaks))
 """
