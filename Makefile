@@ -1,5 +1,6 @@
 # make test    run all tests           make demo    personalise a small network for two people
-# make check   lint, format and types  make clean   remove the environment
+# make quick   most, within a minute   make clean   remove the environment
+# make check   lint, format and types
 # make bench-smoke   every recipe in runs/ on a few images, where the data is there
 # make page          docs/results.md from results/
 #
@@ -10,10 +11,13 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH := torch==2.13.0
 
-.PHONY: test demo check bench-smoke page clean
+.PHONY: test quick demo check bench-smoke page clean
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
+
+quick: .venv/.dev
+	$(BIN)/python -m pytest -m "not slow"
 
 demo: .venv/.demo
 	$(BIN)/python demo/run.py

@@ -10,14 +10,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from finepruning._batches import logits_of, read_batches
-from finepruning._norms import Norm, lock_step
+from finepruning.research import Call, Engine, Norm, Place, logits_of, read_batches
 
 Statistics = dict[str, tuple[Tensor, Tensor]]
 """Mean and unbiased variance ``(C,)``, in float64, of the inputs of each BatchNorm."""
@@ -65,16 +65,19 @@ def recalibrate(
     the checkpoint has its statistics folded into weight and bias.
     """
 
+    given = {norm.name: norm.module for norm in _norms(model)}
+
     def visit(norm: Norm, inputs: Sequence[Tensor]) -> None:
-        m = norm.module
         mean, var = _mean_variance(inputs)
+        m = norm.module
         if dense is not None:
             dense_mean, dense_var = dense[norm.name]
             growth = (var + m.eps) / (dense_var + m.eps)
             mean = mean - (dense_mean - m.running_mean) * growth.sqrt()
             var = (m.running_var + m.eps) * growth - m.eps
-        m.running_mean.copy_(mean)
-        m.running_var.copy_(var)
+        for one in (m, given[norm.name]):
+            one.running_mean.copy_(mean)
+            one.running_var.copy_(var)
 
     _lock_step(model, batches, visit)
 
@@ -91,8 +94,18 @@ def _mean_variance(inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def _lock_step(
     model: nn.Module, batches: Sequence[Tensor], visit: Callable[[Norm, list[Tensor]], None]
 ) -> None:
-    device = next(model.parameters()).device
-    lock_step(model, _norms(model), [*read_batches(batches)], visit, device)
+    """All ``batches`` through a copy of ``model``; ``visit`` gets a norm of the copy and what all
+    of them bring to it, and they go on with the statistics that it then has."""
+    engine = Engine(model, next(model.parameters()).device)
+    places = [Place(norm.module, (norm,), _wire) for norm in _norms(engine.model)]
+    engine.lock_step([*read_batches(batches)], places, lambda norm, xs: visit(norm, [*xs.values()]))
+    engine.finish()
+
+
+def _wire(twin: Any, norms: tuple[Norm, ...], call: Call) -> None:
+    """A batch's own twin of a norm holds the statistics of before: compute with the copy's."""
+    (norm,) = norms
+    twin.forward = lambda x: call(norm, norm.module, x)
 
 
 # --- LAME

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import copy
-import resource
+import ctypes
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 import controls
+import psutil
 import torch
 from measure import Answer
 from torch import Tensor, nn
 from users import Pool, User
 
-from finepruning._batches import BATCH_SIZE
-from finepruning._memory import PeakMemory, release_free_memory
-from finepruning._readout import read_out
+from finepruning.research import BATCH_SIZE, PeakMemory, read_out
 
 READ_OUT = " + read-out"
 Answers = dict[str, Answer]
@@ -38,20 +36,20 @@ class Cost:
 @contextmanager
 def measured() -> Iterator[Cost]:
     """The cost of what runs within, known when it has ended."""
-    release_free_memory()  # what an earlier method has freed is not to be had for nothing
-    cost = Cost()
-    memory, held, started = PeakMemory(torch.device("cpu")), _resident(), time.perf_counter()
-    yield cost
-    cost.seconds = time.perf_counter() - started
-    cost.peak_mb, cost.held_mb = memory.above_start() / 1e6, (_resident() - held) / 1e6
+    _give_back()
+    cost, process = Cost(), psutil.Process()
+    with PeakMemory(torch.device("cpu")) as memory:
+        held, started = process.memory_info().rss, time.perf_counter()
+        yield cost
+        cost.seconds = time.perf_counter() - started
+        cost.peak_mb = memory.above_start() / 1e6
+        cost.held_mb = (process.memory_info().rss - held) / 1e6
 
 
-def _resident() -> int:
-    """Bytes of the process in memory; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return 0
+def _give_back() -> None:
+    """What an earlier method has freed is not to be had for nothing: glibc would hold on to it."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @torch.inference_mode()

@@ -7,24 +7,41 @@ refitted to the dense network's outputs: that is ours.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from adapt import Statistics, folded, recalibrate, statistics
 from torch import Tensor, nn
 
-from finepruning._batches import count_items, read_batches
-from finepruning._config import Config
-from finepruning._core import Moments, fitted_bias, gain, saliency, top
-from finepruning._find import Found, find_layers
-from finepruning._layers import Layer
-from finepruning._observe import Observation, as_array, observe, precise
-from finepruning._personalize import leave_uncalled, plan_layers
-from finepruning._plan import budget, global_threshold, spread
-from finepruning._prune import Fit, Pruned, prune, score_and_repair
+from finepruning import Config
+from finepruning.research import (
+    Engine,
+    Evidence,
+    Fit,
+    FitOptions,
+    Layer,
+    Moments,
+    Observation,
+    Solution,
+    budget,
+    count_items,
+    find_layers,
+    fitted_bias,
+    gain,
+    global_threshold,
+    like,
+    observe,
+    precise,
+    prune,
+    read_batches,
+    repaired,
+    saliency,
+    spread,
+    top,
+)
+from finepruning.research import plan as plan_layers
 
 SPARED = 0.01
 """Where layers (or rows, or OBS with its uniform plan) all lose the same share, the first and the
@@ -56,25 +73,24 @@ class Outcome:
 class Observed:
     """The dense network on one person's data: measured when first asked for, shared by controls."""
 
-    def __init__(self, model: nn.Module, batches: Sequence[Tensor]) -> None:
-        self.model, self.batches = copy.deepcopy(model).eval().requires_grad_(False), batches
-        self.config, self.inputs_every = Config(), 8
-        self.device = next(self.model.parameters()).device
+    def __init__(
+        self, model: nn.Module, batches: Sequence[Tensor], config: Config | None = None
+    ) -> None:
+        self.model, self.batches, self.config = model, batches, config or Config()
+        self.device = next(model.parameters()).device
 
     @cached_property
     def observation(self) -> Observation:
-        """Outputs and input moments of every layer, from one forward pass."""
-        c = self.config
+        """The evidence of every layer, from one forward pass."""
+        engine = Engine(self.model, self.device)
         with torch.no_grad():
             return observe(
-                self.model,
-                find_layers(self.model),
+                engine,
+                find_layers(engine.model),
+                (),
                 read_batches(self.batches),
-                device=self.device,
-                positions=c.positions,
-                inputs_every=self.inputs_every,
-                memory=c.memory,
-                seed=c.seed,
+                options=self.config.observe,
+                seed=self.config.seed,
                 batch_count=count_items(self.batches),
                 step=_quiet,
             )
@@ -83,14 +99,9 @@ class Observed:
         """What the BatchNorms see: a forward pass that whoever asks runs, and so pays for."""
         return statistics(self.model, self.batches)
 
-    def fresh(self) -> Observation:
-        """The observation for one more pruning, which takes the outputs out of it."""
-        seen = self.observation
-        return replace(seen, outputs={name: dict(kept) for name, kept in seen.outputs.items()})
 
-
-Score = Callable[[Layer, Observation], Tensor]
-"""What each weight of a layer is worth, ``(G, O, D)``."""
+Score = Callable[[Tensor, Evidence], Tensor]
+"""What each of the weights ``W`` ``(G, O, D)`` is worth, from the evidence of their layer."""
 
 
 def magnitude(
@@ -107,7 +118,7 @@ def magnitude(
     Source: Han et al. 2015, arXiv 1506.02626.
     """
     seen = seen or Observed(model, batches)
-    return _by_score(seen, sparsity, lambda layer, _: layer.matrix().abs(), across, mend, False)
+    return _by_score(seen, sparsity, lambda W, _: W.abs(), across, mend, False)
 
 
 def wanda(
@@ -128,9 +139,8 @@ def wanda(
     al. 2023, arXiv 2306.11695.
     """
 
-    def score(layer: Layer, observation: Observation) -> Tensor:
-        W = precise(layer.matrix())
-        return saliency(W, observation.inputs[layer.name].input_energy()).sqrt()
+    def score(W: Tensor, evidence: Evidence) -> Tensor:
+        return saliency(W, like(evidence.inputs.energy, W)).sqrt()
 
     seen = seen or Observed(model, batches)
     return _by_score(seen, sparsity, score, across, mend, True, plan)
@@ -151,30 +161,21 @@ def obs(
     ``uniform``, as published, or ``measured``, finepruning's own spread over the layers.
     """
 
-    def fit(
-        layer: Layer,
-        inputs: Mapping[int, Tensor],
-        observation: Observation,
-        keep: int,
-        silent: Tensor | None,
-        config: Config,
-    ) -> tuple[Tensor, Tensor | None, Pruned]:
-        moments = observation.repeated.get(layer.name) or Moments()
-        for batch, x in inputs.items() if not moments.count else ():
-            kept = observation.outputs[layer.name].pop(batch)
-            X = precise(layer.columns(x, kept.sample, kept.position))
-            moments.add(X, X[..., :0])  # the outputs are not looked at
-        W, H = precise(layer.matrix()), moments.covariances()[0]
-        mean = moments.means()[0]
+    def fit(W: Tensor, evidence: Evidence, keep: int, options: FitOptions) -> Solution:
+        # The outputs wanted are not looked at: moments of none of them.
+        pairs = ((X, Y[..., :0], *weight) for X, Y, *weight in evidence.pairs())
+        moments = evidence.joint or Moments.of(pairs, evidence.gram)
+        shared = None if evidence.joint else moments.gram
+        mean, H = moments.x_mean, moments.H
         W = obs_prune(W, H + mean[:, :, None] * mean[:, None, :], keep)
         G, rows, D = W.shape
-        macs = moments.macs() + obs_macs(G, rows, D)
+        macs = moments.macs + obs_macs(G, rows, D)
         if mend != "repair":
-            return W, None, Pruned(None, macs)
-        dense = observation.inputs[layer.name]
-        W = W * gain(((W @ H) * W).sum(-1), dense.output_variance()).to(W.dtype)[..., None]
-        bias = fitted_bias(W, mean, dense.output_mean().to(W.dtype)).reshape(-1)
-        return W, bias, Pruned(None, macs + G * rows * D**2)
+            return Solution(W, macs=macs, gram=shared)
+        dense, now = evidence.outputs, ((W @ H) * W).sum(-1)
+        W = W * like(gain(now, dense.variance, options.gain_limit), W)[..., None]
+        bias = fitted_bias(W, mean, like(dense.mean, W))
+        return Solution(W, bias, macs=macs + G * rows * D**2, gram=shared)
 
     seen = seen or Observed(model, batches)
     work = _Work(seen, sparsity)
@@ -234,20 +235,27 @@ class _Work:
     """A copy of the network that is being pruned, and its account."""
 
     def __init__(self, seen: Observed, sparsity: float) -> None:
-        self.seen = seen
-        self.model = copy.deepcopy(seen.model)
-        self.found: Found = find_layers(self.model)
-        leave_uncalled(self.found, seen.observation)
-        self.layers = self.found.layers
-        self.total = sum(layer.size for layer in self.layers) + self.found.weights_skipped
-        self.keep = budget(self.total, sparsity) - self.found.weights_skipped
+        self.seen, self.engine = seen, Engine(seen.model, seen.device)
+        found = find_layers(self.engine.model)
+        evidence = seen.observation.evidence
+        uncalled = [layer.name for layer in found.layers if layer.name not in evidence]
+        self.found = found.without(dict.fromkeys(uncalled, "never called"))
+        self.keep = budget(found.weights, sparsity) - self.found.weights_skipped
         self.observed, self.passes = False, 0.0
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.found.layers
+
+    def weights(self) -> dict[str, Tensor]:
+        """Those of every layer, ``(G, O, D)``."""
+        return {layer.name: precise(layer.matrix()) for layer in self.layers}
 
     def even(self) -> dict[str, int]:
         """The same share of every layer, but for a small first and last one (:data:`SPARED`)."""
         sizes = {layer.name: layer.size for layer in self.layers}
         ends = (self.layers[0], self.layers[-1])
-        whole = {e.name: e.size for e in ends if e.size <= SPARED * self.total}
+        whole = {e.name: e.size for e in ends if e.size <= SPARED * self.found.weights}
         others = {name: size for name, size in sizes.items() if name not in whole}
         return whole | spread(others, others, self.keep - sum(whole.values()), 0.0)
 
@@ -255,35 +263,45 @@ class _Work:
         """``uniform``: :meth:`even`. ``measured``: finepruning's own plan."""
         if plan == "uniform":
             return self.even()
-        return plan_layers(self.layers, self.seen.observation, {}, self.keep, self.seen.config)
+        seen = self.seen
+        return plan_layers(
+            self.weights(), seen.observation.evidence, {}, self.keep, seen.config.plan
+        )
 
     def by_threshold(self, score: Score) -> dict[str, int]:
         """What one threshold over the whole network leaves of each layer."""
-        seen = self.seen.observation
-        scores = {layer.name: as_array(score(layer, seen)) for layer in self.layers}
-        return global_threshold(scores, self.keep)
+        evidence = self.seen.observation.evidence
+        scores = {name: score(W, evidence[name]) for name, W in self.weights().items()}
+        return global_threshold({name: s.cpu().numpy() for name, s in scores.items()}, self.keep)
 
     def prune(self, keep: Mapping[str, int], fit: Fit) -> None:
         """One pass of all samples in lock-step."""
-        seen = self.seen.fresh()
-        done = prune(
-            self.model, self.found, seen, keep, {}, self.seen.config, self.seen.device, _quiet, fit
-        )
+        seen, options = self.seen.observation, self.seen.config.fit
+        with torch.no_grad():
+            done = prune(self.engine, self.found, seen, keep, {}, options, step=_quiet, fit=fit)
         forward = seen.trace.macs(self.layers) * seen.samples
         self.passes += sum(layer.macs for layer in done.layers.values()) / max(1, forward)
         self.passes += seen.calibration_samples / seen.samples
 
+    def cut(self, keep: Mapping[str, int], fit: Fit) -> None:
+        """No pass: a fit that looks at no inputs, layer by layer."""
+        seen, options = self.seen.observation, self.seen.config.fit
+        for layer in self.layers:
+            name, W = layer.name, precise(layer.matrix())
+            layer.write(fit(W, seen.evidence[name], keep[name], options).weights, None)
+
     def finish(self, mend: str) -> Outcome:
         """Re-estimate batch normalisation where asked to, and count."""
-        dense_pass = self.observed
+        self.engine.finish()
+        model, dense_pass = self.engine.model, self.observed
         if mend.startswith("bn"):
             relative = mend == "bn-relative" or folded(self.seen.model)
-            recalibrate(self.model, self.seen.batches, self.seen.norms() if relative else None)
+            recalibrate(model, self.seen.batches, self.seen.norms() if relative else None)
             dense_pass |= relative  # one pass can observe and see what the BatchNorms see
             self.passes += 1
         zeros = sum(int((layer.weight == 0).sum()) for layer in self.layers)
         passes = dense_pass + self.passes
-        return Outcome(self.model, zeros / self.total, passes, dense_pass, self.observed)
+        return Outcome(model, zeros / self.found.weights, passes, dense_pass, self.observed)
 
 
 def _by_score(
@@ -299,15 +317,17 @@ def _by_score(
     work.observed = uses_data or mend == "repair"
     keep = work.by_threshold(score) if across == "network" else work.planned(plan)
 
-    def select(layer: Layer, observation: Observation, count: int, silent: Tensor | None) -> Tensor:
-        value = score(layer, observation)
-        return precise(layer.matrix()) * top(_rank(value) if across == "row" else value, count)
+    def select(W: Tensor, evidence: Evidence, count: int, options: FitOptions) -> Solution:
+        value = score(W, evidence)
+        return Solution(W * top(_rank(value) if across == "row" else value, count))
+
+    def mended(W: Tensor, evidence: Evidence, count: int, options: FitOptions) -> Solution:
+        return repaired(select(W, evidence, count, options).weights, evidence, options)
 
     if mend == "repair":
-        work.prune(keep, score_and_repair(select))
+        work.prune(keep, mended)
     else:
-        for layer in work.layers:
-            layer.write(select(layer, seen.observation, keep[layer.name], None), None)
+        work.cut(keep, select)
     return work.finish(mend)
 
 

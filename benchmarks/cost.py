@@ -22,7 +22,7 @@ from networks import load_network, need
 from users import dogs
 
 import finepruning
-from finepruning._memory import PeakMemory
+from finepruning.research import PeakMemory
 
 
 @dataclass
@@ -52,15 +52,14 @@ def job(kind: str, photos: int, batch_size: int) -> dict[str, float]:
     pool, own, _ = dogs()
     batches = list(torch.split(pool[own[:photos]], batch_size))
     del pool
-    memory = PeakMemory(torch.device("cpu"))
     if kind == "dense":
-        with torch.inference_mode():
+        with PeakMemory(torch.device("cpu")) as memory, torch.inference_mode():
             model(batches[0])  # the first call sets PyTorch up
             started = time.perf_counter()
             for batch in batches:
                 model(batch)
-        seconds = time.perf_counter() - started
-        return {"dense_seconds": seconds, "dense_peak_mb": memory.above_start() / 1e6}
+            seconds = time.perf_counter() - started
+            return {"dense_seconds": seconds, "dense_peak_mb": memory.above_start() / 1e6}
     started = time.perf_counter()
     report = finepruning.personalize(model, batches, effort=kind).report
     return {

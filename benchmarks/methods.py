@@ -29,7 +29,8 @@ class Personalize:
 
     effort: str
     name: str
-    norms: float = finepruning.Config.norms
+    norms: float | None = None
+    """The share that batch norms follow the person; None: as the effort has it."""
 
     def __call__(self, case: Case, sparsity: float) -> Answers:
         x = case.unlabelled
@@ -160,7 +161,7 @@ def _control(
     return Method(Control(name, prune, options), (name, name + READ_OUT), unfolded=unfolded)
 
 
-def _personalize(effort: str, name: str, norms: float = finepruning.Config.norms) -> Method:
+def _personalize(effort: str, name: str, norms: float | None = None) -> Method:
     rows = (name, name + READ_OUT) if effort == "paper" else (name,)
     return Method(Personalize(effort, name, norms), rows, unfolded=norms == 0)
 

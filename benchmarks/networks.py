@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from finepruning._resnet import resnet
+from finepruning.research import resnet
 
 CHECKPOINTS = Path(__file__).parent.parent / "build" / "speech"
 """Where ``train_speech.py`` puts the networks that it trains."""

@@ -10,7 +10,7 @@ from networks import need
 from speech_networks import RATE
 from torch import Tensor
 
-from finepruning._audio import find_audio, read_audio
+from finepruning.research import find_audio, read_audio
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 

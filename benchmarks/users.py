@@ -20,7 +20,8 @@ from shifts import Shift, shifts
 from speech_data import DIGITS, Recordings, held_out, recordings
 from torch import Tensor
 
-from finepruning._data import Preprocess, find_images, read_image
+from finepruning import Preprocess
+from finepruning.research import find_images, read_image
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]

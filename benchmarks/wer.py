@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from users import User, speech_users
 
 import finepruning
-from finepruning._batches import BATCH_SIZE
-from finepruning._transcripts import evaluate_transcripts
+from finepruning import evaluate_transcripts
+from finepruning.research import BATCH_SIZE
 
 
 @dataclass

@@ -1,16 +1,16 @@
 """A plain reference of the whole method: NumPy in float64, loops, one row and one patch at a time.
 
-Written from the formulas in the package's docstrings; of the package it reads only the constants.
-All samples go through the network at once, every position is used. Modules that are never pruned
-(normalisation, activations, pooling) run as they are.
+Written from the formulas in the package's docstrings and in docs/method.md. Nothing of the package
+is imported: every constant of the method stands below as a number, so that whoever changes one
+there has to change it here too. All samples go through the network at once, every position is used.
+Modules that are never pruned (normalisation, activations, pooling) run as they are.
 """
 
 from __future__ import annotations
 
 import copy
-import inspect
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -20,13 +20,69 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from finepruning import Config, _core, _neighbours, _norms, _paper, _plan, _prune, _readout
-
 Array = NDArray[Any]
 Visit = Callable[[str, Array], None]
 
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-LIMIT = inspect.signature(_core.gain).parameters["limit"].default
+
+# Every constant of the method but those in `Settings`. tests/test_sensitivity.py changes each.
+# Fit: stages of removal; steps before the first, after each, after the last.
+QUICK_STAGES, QUICK_FIRST, QUICK_EACH, QUICK_LAST = 1, 0, 0, 5
+THOROUGH_STAGES, THOROUGH_FIRST, THOROUGH_EACH, THOROUGH_LAST = 8, 2, 4, 8
+THOROUGH_SHARE = 1.0  # of the layer's own forward pass, which a thorough fit may cost
+RIDGE_FLOOR = 1e-6  # of the mean of diag(H), added to each ridge
+REPAIR = 0.5  # exponent of the gain after a fit
+LIMIT = 3.0  # of the gain, up and down
+# Plan.
+NARROW = 16  # inputs an output; layers with fewer are left whole,
+SPARED = 1 / 3  # where they all take no more than this share of what is kept
+# Batch norms.
+SKEWED = 0.5  # trust in the read-out, up to which no class seems to be missing
+MOVED = 0.035  # variances that the means have moved by, that another device is behind
+THIRD = 3  # the middle one of so many parts of the norms is looked at
+TRACED_TOO = False  # whether the first sample, which is traced, counts twice there
+# Neighbours.
+MOST_NEIGHBOURS = 10  # asked at most, and fewer samples than this and one are not looked at
+DISAGREE, AGREE = 0.8, 0.9  # shares of the same answer that count nothing, and in full
+SET = 512  # samples that are looked at together
+SETTLE_STEPS, SETTLED = 100, 1e-4  # iterations at most, and the change that ends them
+# Read-out.
+CONFIDENCE = 0.8  # mean of the highest probability that the temperature brings about
+HEAT_FROM, HEAT_BY, HEATS = 1.25, 1.1, 10  # temperatures tried: the first, the factor, how many
+COUNT_HEAT, SHIFT_HEAT = 1.2, 1.5  # times that, for the soft counts, and for the shift
+SHARE = 0.6  # of what classes take from each other, that is charged
+OWN_SHARE = 1.75  # times the samples that a class explains: it is charged no more than that
+CLEAR, DOUBT = 1.6, 2.0  # nats of a clear sample; price of each that is short
+USUAL = 10.0  # classes that a person has beforehand
+NOISE = 0.3  # over K: probability through none of the person's classes
+CERTAIN = 0.2  # samples a class, inverse: from there the set counts more than the soft counts
+CANDIDATES = 64  # classes that the search starts from
+MISSING = 0.03  # presence of a class that is surely absent
+MOST_SAMPLES = 4096  # looked at
+EM_STEPS = 60  # of expectation-maximisation
+FLOOR, FLOOR_SAMPLES = 0.03, 2.0  # pseudo-count of a class: the first, and the second over n
+CAP, CAP_FLOOR = 0.7, 0.5  # of the typical count, that is believed; of the pseudo-count beside it
+CAUTION = 0.75  # nats a class and log n for skew to be believed
+CAUTION_SET = 2.0  # nats a log n by which the set must beat all classes
+SILENT_PEAK, SILENT_COUNT = 0.01, 0.05  # probability and count below which an output may go,
+SILENT_PRESENT = 0.5  # presence below which it may,
+SILENT_TRUST, SILENT_UNSEEN = 0.99, 0.05  # where trust is above and mass unseen below this
+ONCE_FROM, ONCE_TO = 0.5, 1.5  # counts of a class that was seen once
+# The published rule.
+PAPER_STEPS = 7
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a caller may choose; the defaults are the package's."""
+
+    sparsity: float = 0.7
+    effort: str = "best"
+    readout: bool = True
+    ridge: float = 0.3
+    planned: float = 0.3
+    norms: float = 0.25
+    neighbours: float = 1.0
 
 
 def array(value: torch.Tensor | None) -> Array | None:
@@ -157,6 +213,8 @@ class Network:
         return result.numpy()
 
     def _watch_norm(self, name: str, m: Any, x: Array) -> None:
+        if TRACED_TOO and not self.follow:
+            x = np.concatenate([x[:1], x])
         channels = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
         mean, variance = channels.mean(1), channels.var(1)
         old_mean, old_variance = array(m.running_mean), array(m.running_var)
@@ -230,53 +288,54 @@ class Outcome:
 
     network: Network
     errors: dict[str, float] = field(default_factory=dict)
-    shift: Array | None = None
-    silent: Array | None = None
+    answer: Readout | None = None
+    moved: float = 0.0
+    """How far the means of the middle batch norms have moved."""
+    followed: bool = False
+    """Whether the batch norms follow the person."""
+    agreement: Agreement | None = None
 
 
 def personalize(
     model: nn.Module,
     x: Any,
-    config: Config,
+    settings: Settings,
     *,
     head: str | None = None,
     left_alone: tuple[str, ...] = (),
-    schedules: Sequence[Any] = (),
 ) -> Outcome:
-    """Personalise ``model`` on the inputs ``x``; ``head`` is the layer that gives the logits.
-
-    ``schedules`` says, for each layer in forward order, in how many stages and steps
-    ``best`` fits it (attributes ``stages``, ``first``, ``each``, ``last``).
-    """
+    """Personalise ``model`` on the inputs ``x``; ``head`` is the layer that gives the logits."""
     net = Network(copy.deepcopy(model), left_alone)
-    if config.effort != "paper" and config.norms:
+    outcome = Outcome(net)
+    if settings.effort != "paper" and settings.norms:
         logits, names = net.forward(x), [n for n, _ in model.named_modules() if n in net.moved]
-        trust = read_out(logits)[2] if logits.ndim == 2 else 1.0
-        folded = all(not net.model.get_submodule(n).running_mean.any() for n in names)
-        middle = names[len(names) // 3 : len(names) - len(names) // 3]
-        moved = np.mean([net.moved[n] for n in middle]) if middle else 0.0
-        if not folded and (trust <= _norms.SKEWED or moved > _norms.MOVED):
-            net.follow = config.norms
+        trust = read_out(logits).trust if logits.ndim == 2 else 1.0
+        if any(net.model.get_submodule(n).running_mean.any() for n in names):  # not folded away
+            middle = names[len(names) // THIRD : len(names) - len(names) // THIRD]
+            outcome.moved = float(np.mean([net.moved[n] for n in middle]))
+            outcome.followed = trust <= SKEWED or outcome.moved > MOVED
+        if outcome.followed:
+            net.follow = settings.norms
             net.forward(x)
             net.follow = 0.0
     calls: dict[str, list[tuple[Array, Array]]] = defaultdict(list)
     logits = net.forward(x, lambda name, X: calls[name].append((X, net.weights[name](X))))
     for name in [n for n in net.weights if n not in calls]:
         net.skipped += net.weights.pop(name).W.size
-    keep = int(np.floor(net.total * (1 - config.sparsity) + 1e-9)) - net.skipped
+    keep = int(np.floor(net.total * (1 - settings.sparsity) + 1e-9)) - net.skipped
     dense = {
         name: (np.concatenate([X for X, _ in xy], 1), np.concatenate([Y for _, Y in xy], 1))
         for name, xy in calls.items()
     }
-    if config.effort == "paper":
+    if settings.effort == "paper":
         by_activity(net, x, keep)
-        return Outcome(net)
+        return outcome
 
-    outcome = Outcome(net)
-    if config.readout and head is not None:
-        logits = logits.astype(np.float32).astype(np.float64)
-        outcome.shift, outcome.silent, _ = read_out(logits)
-    keeps = plan(net, dense, keep, config.planned, {head: outcome.silent})
+    shift = silent = None
+    if settings.readout and head is not None:
+        outcome.answer = read_out(logits.astype(np.float32).astype(np.float64))
+        shift, silent = outcome.answer.shift, outcome.answer.silent
+    keeps = plan(net, dense, keep, settings.planned, {head: silent})
     done: set[str] = set()
 
     def visit(name: str, X: Array) -> None:
@@ -285,21 +344,20 @@ def personalize(
         done.add(name)
         if len(calls[name]) > 1:  # called several times: judged by all the dense calls
             X = dense[name][0]
-        if name == head and outcome.shift is not None and config.effort == "best":
-            q = dense[name][1][0] + outcome.shift
-            change = neighbours(q, X[0], config.neighbours)
+        if name == head and shift is not None and settings.effort == "best":
+            q = dense[name][1][0] + shift
+            change, outcome.agreement = neighbours(q, X[0], settings.neighbours)
             dense[name] = dense[name][0], dense[name][1] + change
-        given = net.weights[name].W, dense[name], X, keeps[name]
-        silent = outcome.silent if name == head else None
-        if config.effort == "best":
-            fitted = compensate(*given, silent, config.ridge, schedules[len(done) - 1])
+        given = net.weights[name].W, dense[name], X, keeps[name], silent if name == head else None
+        if settings.effort == "best":
+            fitted = compensate(*given, settings.ridge)
         else:
-            fitted = rescale(*given, silent)
+            fitted = rescale(*given)
         net.weights[name], outcome.errors[name] = fitted
 
     net.forward(x, visit)
-    if outcome.shift is not None:
-        net.weights[head].b += outcome.shift
+    if shift is not None and head is not None:
+        net.weights[head].b += shift
     return outcome
 
 
@@ -325,8 +383,8 @@ def plan(
         energy = w.W**2 * X.var(1)[:, None, :] / (Y.var(1).sum() or 1)
         dead = silent.get(name)
         energies[name] = energy if dead is None else energy[:, ~dead]
-    narrow = {name: e.size for name, e in energies.items() if e.shape[2] < _plan.NARROW}
-    if sum(narrow.values()) > _plan.SPARED * keep or len(narrow) == len(energies):
+    narrow = {name: e.size for name, e in energies.items() if e.shape[2] < NARROW}
+    if sum(narrow.values()) > SPARED * keep or len(narrow) == len(energies):
         narrow = {}
     energies = {name: e for name, e in energies.items() if name not in narrow}
     keep -= sum(narrow.values())
@@ -374,6 +432,18 @@ def solve_row(w: Array, m: Array, H: Array, ridge: Array, target: Array, steps: 
     return out
 
 
+def schedule(N: int, D: int) -> tuple[int, int, int, int]:
+    """Stages and steps of a fit: thorough where its products with ``H``, ``D^2`` for each row, cost
+    no more than the layer's own products, ``D`` for each row and position."""
+    thorough = THOROUGH_STAGES, THOROUGH_FIRST, THOROUGH_EACH, THOROUGH_LAST
+    stages, first, each, last = thorough
+    # A product for every step, and one for what is left over at the start of each descent.
+    products = first + each * (stages - 1) + last + stages + (first > 0)
+    if products * D <= THOROUGH_SHARE * N:
+        return thorough
+    return QUICK_STAGES, QUICK_FIRST, QUICK_EACH, QUICK_LAST
+
+
 def compensate(
     W: Array,
     dense: tuple[Array, Array],
@@ -381,17 +451,18 @@ def compensate(
     keep: int,
     silent: Array | None,
     ridge_factor: float,
-    schedule: Any,
 ) -> tuple[Weight, float]:
     """``best``: refit to the dense outputs, remove in stages, refit, half the gain, the mean."""
     Y = dense[1]
     N, (G, _, D) = X.shape[1], W.shape
+    stages, first, each, after = schedule(N, D)
     live = np.ones(W.shape[1], dtype=bool) if silent is None else ~silent
     strength = ridge_factor * max(1, D / N)
     x, y = X.mean(1), Y.mean(1)
     H = [np.cov(X[g].T, bias=True).reshape(D, D) for g in range(G)]
     C = [(X[g] - x[g]).T @ (Y[g] - y[g]) / N for g in range(G)]
-    ridge = [strength * np.diag(H[g]) + 1e-30 + 1e-6 * np.diag(H[g]).mean() for g in range(G)]
+    ridge = [strength * np.diag(H[g]) + 1e-30 for g in range(G)]
+    ridge = [r + RIDGE_FLOOR * np.diag(h).mean() for r, h in zip(ridge, H, strict=True)]
 
     def refit(V: Array, mask: Array, steps: int) -> Array:
         V = V.copy()
@@ -404,18 +475,18 @@ def compensate(
     size = int(mask.sum())
     V = W * mask
     if keep >= size:
-        V = refit(V, mask, schedule.last)
+        V = refit(V, mask, after)
     else:
-        if schedule.first:
-            V = refit(V, mask, schedule.first)
-        for stage in range(1, schedule.stages + 1):
-            last = stage == schedule.stages
-            count = keep if last else round(size * (keep / size) ** (stage / schedule.stages))
+        if first:
+            V = refit(V, mask, first)
+        for stage in range(1, stages + 1):
+            last = stage == stages
+            count = keep if last else round(size * (keep / size) ** (stage / stages))
             cost = np.stack([V[g] ** 2 * (np.diag(H[g]) + ridge[g]) for g in range(G)]) + 1e-30
             mask = largest(np.where(mask, cost, 0), count) & mask
-            V = refit(V * mask, mask, schedule.last if last else schedule.each)
+            V = refit(V * mask, mask, after if last else each)
     for g, o in product(range(G), np.flatnonzero(live)):
-        V[g, o] *= scale_of(V[g, o] @ H[g] @ V[g, o], Y[g, :, o].var()) ** _prune.REPAIR
+        V[g, o] *= scale_of(V[g, o] @ H[g] @ V[g, o], Y[g, :, o].var()) ** REPAIR
     return with_mean(V, X, Y, live)
 
 
@@ -435,7 +506,8 @@ def rescale(
     now = Weight(V, np.zeros(V.shape[:2]))(X).var(1)
     for g, o in np.ndindex(*V.shape[:2]):
         V[g, o] *= scale_of(now[g, o], Y[g, :, o].var())
-    return with_mean(V, X, Y, np.ones(V.shape[1], dtype=bool))
+    live = np.ones(V.shape[1], dtype=bool) if silent is None else ~silent
+    return with_mean(V, X, Y, live)
 
 
 def scale_of(now: float, wanted: float) -> float:
@@ -454,7 +526,7 @@ def by_activity(net: Network, x: Any, keep: int) -> None:
     """The published rule: ``|w| mean|x|``, in equal steps, over the whole network."""
     masks = {name: np.ones(w.W.shape, dtype=bool) for name, w in net.weights.items()}
     size = sum(m.size for m in masks.values())
-    for step in range(1, _paper.STEPS + 1):
+    for step in range(1, PAPER_STEPS + 1):
         seen: dict[str, list[Array]] = defaultdict(list)
         net.forward(x, lambda name, X: seen[name].append(np.abs(X)))  # noqa: B023
         scores = [
@@ -465,7 +537,7 @@ def by_activity(net: Network, x: Any, keep: int) -> None:
             )
             for name, w in net.weights.items()
         ]
-        count = size - round((size - keep) * step / _paper.STEPS)
+        count = size - round((size - keep) * step / PAPER_STEPS)
         stay = largest(np.concatenate([s.ravel() for s in scores]), count)
         start = 0
         for name, w in net.weights.items():
@@ -474,60 +546,94 @@ def by_activity(net: Network, x: Any, keep: int) -> None:
             start += w.W.size
 
 
-def neighbours(q: Array, features: Array, most: float) -> Array:
+@dataclass
+class Agreement:
+    """How far neighbours are believed: how many are asked, and what one of them weighs."""
+
+    asked: int
+    weight: float
+
+
+def neighbours(q: Array, features: Array, most: float) -> tuple[Array, Agreement]:
     """What each sample's nearest add to its logits, where they answer alike."""
-    n = len(q)
-    if n <= _neighbours.MOST_NEIGHBOURS:
-        return np.zeros_like(q)
-
-    def softmax(a: Array) -> Array:
-        e = np.exp(a - a.max())
-        return e / e.sum()
-
-    f = [x - features.mean(0) for x in features]
-    f = [x / max(np.sqrt(x @ x), 1e-12) for x in f]
-    near = [sorted(set(range(n)) - {i}, key=lambda j: -(f[i] @ f[j])) for i in range(n)]
+    n, message = len(q), np.zeros_like(q)
+    if n <= MOST_NEIGHBOURS:
+        return message, Agreement(0, 0.0)
+    # Dealt at random, as cards are, into as few sets as there must be.
+    order = np.random.default_rng(0).permutation(n).tolist()
+    players = -(-n // SET)
+    near: dict[int, list[int]] = {}
+    for player in range(players):
+        hand = sorted(order[player::players])
+        f = [features[i] - features[hand].mean(0) for i in hand]
+        f = [x / max(np.sqrt(x @ x), 1e-12) for x in f]
+        for i, x in zip(hand, f, strict=True):
+            cosine = {j: x @ y for j, y in zip(hand, f, strict=True) if j != i}
+            near[i] = sorted(cosine, key=lambda j: -cosine[j])
     answer = q.argmax(1)
-    best, asked, weight = 0.0, 0, 0.0
-    for k in range(1, _neighbours.MOST_NEIGHBOURS + 1):
+    best, found = 0.0, Agreement(0, 0.0)
+    for k in range(1, MOST_NEIGHBOURS + 1):
         shares = [
             np.mean([answer[j] == c for i in np.flatnonzero(answer == c) for j in near[i][:k]])
             for c in set(answer)
         ]
-        w = most * min(1, max(0, (np.mean(shares) - 0.8) / (0.9 - 0.8)))
+        w = most * min(1, max(0, (np.mean(shares) - DISAGREE) / (AGREE - DISAGREE)))
         if w * np.sqrt(k) > best:
-            best, asked, weight = w * np.sqrt(k), k, w
-    z, message = [softmax(a) for a in q], np.zeros_like(q)
-    for _ in range(_neighbours.STEPS if asked else 0):
-        for i in range(n):
-            parts = [(j in near[i][:asked]) + (i in near[j][:asked]) for j in range(n)]
-            message[i] = sum(weight * a / 2 * z[j] for j, a in enumerate(parts) if a)
-        before, z = z, [softmax(a) for a in q + message]
-        if max(abs(a - b).max() for a, b in zip(z, before, strict=True)) < _neighbours.TOLERANCE:
-            break
-    return message
+            best, found = w * np.sqrt(k), Agreement(k, float(w))
+    asks = [set(near[i][: found.asked]) for i in range(n)]
+    for player in range(players if found.asked else 0):
+        hand = order[player::players]
+        z = {i: softmax(q[i]) for i in hand}
+        heard = {i: {j: (j in asks[i]) + (i in asks[j]) for j in hand} for i in hand}
+        heard = {i: {j: a for j, a in said.items() if a} for i, said in heard.items()}
+        for _ in range(SETTLE_STEPS):
+            for i in hand:
+                message[i] = sum(found.weight * a / 2 * z[j] for j, a in heard[i].items())
+            before, z = z, {i: softmax(q[i] + message[i]) for i in hand}
+            if max(abs(z[i] - before[i]).max() for i in hand) < SETTLED:
+                break
+    return message, found
 
 
-def read_out(logits: Array) -> tuple[Array, Array, float]:
-    """Shift of the output bias, the outputs that are silent, and the trust in it."""
+def softmax(a: Array) -> Array:
+    e = np.exp(a - a.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def logistic(x: float) -> float:
+    return float(1 / (1 + np.exp(-x))) if x > -700 else 0.0
+
+
+@dataclass
+class Readout:
+    """Shift of the output bias, the outputs that are silent, the trust in it, and how many classes
+    were found."""
+
+    shift: Array
+    silent: Array
+    trust: float
+    classes: int
+
+
+def read_out(logits: Array) -> Readout:
+    """Which classes the person has, from the dense network's logits ``(n, K)``."""
+    peak = softmax(logits).max(0)
+    if len(logits) > MOST_SAMPLES:
+        spread = [i * (len(logits) - 1) / (MOST_SAMPLES - 1) for i in range(MOST_SAMPLES)]
+        logits = logits[[round(i) for i in spread]]
     n, K = logits.shape
-
-    def softmax(a: Array) -> Array:
-        e = np.exp(a - a.max(1, keepdims=True))
-        return e / e.sum(1, keepdims=True)
 
     def responsibilities(p: Array, floor: float) -> Array:
         R = p
-        for _ in range(_readout.STEPS):
-            counts = R.sum(0)
-            new = np.array([p[i] * (counts - R[i] + floor) for i in range(n)])
-            R = new / new.sum(1, keepdims=True)
+        for _ in range(EM_STEPS):
+            R = p * (R.sum(0) - R + floor)
+            R = R / R.sum(1, keepdims=True)
         return R
 
     def evidence(p: Array, R: Array, floor: float) -> float:
-        total = 0.0
+        total, counts = 0.0, R.sum(0)
         for i in range(n):
-            others = (R.sum(0) - R[i] + floor) / (n - 1 + K * floor)
+            others = (counts - R[i] + floor) / (n - 1 + K * floor)
             total += np.log(K * (p[i] @ others))
         return total
 
@@ -537,17 +643,17 @@ def read_out(logits: Array) -> tuple[Array, Array, float]:
 
     def cost(classes: float) -> float:
         """What a set of so many classes costs."""
-        each = max(np.log(K / _readout.USUAL), 0) + np.log(1 + n / classes) / 2
-        return float(_readout.SHARE * n * np.log(classes) + each * classes)
+        each = max(np.log(K / USUAL), 0) + np.log(1 + n / classes) / 2
+        return float(SHARE * n * np.log(classes) + each * classes)
 
     def presence(p: Array) -> tuple[Array, int, float]:
-        noise = _readout.NOISE / K
+        noise = NOISE / K
 
         def likelihood(classes: list[int]) -> float:
-            return float(sum(np.log(noise + sum(p[i, k] for k in classes)) for i in range(n)))
+            return float(np.log(noise + p[:, classes].sum(1)).sum())
 
         by_mass = sorted(range(K), key=lambda k: -p[:, k].sum())
-        classes = by_mass[: max(_readout.CANDIDATES, int((p.sum(0) >= 1).sum()))]
+        classes = by_mass[: max(CANDIDATES, int((p.sum(0) >= 1).sum()))]
         sets = []
         while classes:
             sets.append((likelihood(classes) - cost(len(classes)), classes))
@@ -559,47 +665,41 @@ def read_out(logits: Array) -> tuple[Array, Array, float]:
         while True:
             odds, size = np.zeros(K), len(found)
             for k in range(K):
-                others = [noise + sum(p[i, c] for c in found if c != k) for i in range(n)]
-                missed = [np.log(1 + p[i, k] / others[i]) for i in range(n)]
-                own = sum(p[i, k] / (others[i] + p[i, k]) for i in range(n))
+                others = noise + p[:, [c for c in found if c != k]].sum(1)
+                missed = np.log(1 + p[:, k] / others)
+                own = float((p[:, k] / (others + p[:, k])).sum())
                 if k in found:
                     price = cost(size) - cost(max(size - 1, 0.5))
                 else:
                     price = cost(size + 1) - cost(size)
-                fixed = max(np.log(K / _readout.USUAL), 0) + np.log(1 + n / size) / 2
-                price = min(price, _readout.OWN_SHARE * own + fixed)
+                fixed = max(np.log(K / USUAL), 0) + np.log(1 + n / size) / 2
+                price = min(price, OWN_SHARE * own + fixed)
                 half = sorted(missed)[-min(n, max(1, int(np.ceil(own / 2)))) :]
-                short = max(0.0, _readout.CLEAR - float(np.mean(half)))
-                price += _readout.DOUBT * (1 - size / K) * own * short
-                odds[k] = sum(missed) - price
+                short = max(0.0, CLEAR - float(np.mean(half)))
+                price += DOUBT * (1 - size / K) * own * short
+                odds[k] = missed.sum() - price
             worst = min(found, key=lambda k: odds[k])
             if size == 1 or odds[worst] >= 0:
                 return np.array([logistic(x) for x in odds]), size, gain
             found.remove(worst)
 
-    def logistic(x: float) -> float:
-        return float(1 / (1 + np.exp(-x))) if x > -700 else 0.0
-
-    T = next(
-        (t for t in _readout.TEMPERATURES if softmax(logits / t).max(1).mean() <= 0.8),
-        _readout.TEMPERATURES[-1],
-    )
+    heats = [HEAT_FROM * HEAT_BY**i for i in range(HEATS)]
+    T = next((t for t in heats if softmax(logits / t).max(1).mean() <= CONFIDENCE), heats[-1])
     present, size, gain = presence(softmax(logits / T))
-    floor = _readout.FLOOR + _readout.FLOOR_SAMPLES / n
-    N = responsibilities(softmax(logits / (T * _readout.COUNT_HEAT)), floor).sum(0)
-    cap, below = _readout.CAP * n / effective(N), _readout.CAP_FLOOR * floor
+    floor = FLOOR + FLOOR_SAMPLES / n
+    N = responsibilities(softmax(logits / (T * COUNT_HEAT)), floor).sum(0)
+    cap, below = CAP * n / effective(N), CAP_FLOOR * floor
     counted = np.array([(min(count, cap) + below) / (cap + below) for count in N])
-    certain = 1 - np.exp(-_readout.CERTAIN * n / size)
-    weight = certain * (present + _readout.MISSING) + (1 - certain) * counted
+    certain = 1 - np.exp(-CERTAIN * n / size)
+    weight = certain * (present + MISSING) + (1 - certain) * counted
 
-    R = responsibilities(softmax(logits), _readout.FLOOR)
-    skew = evidence(softmax(logits), R, _readout.FLOOR)
-    skew -= _readout.CAUTION * effective(R.sum(0)) * np.log(n)
-    trust = logistic(skew) * logistic(gain - _readout.CAUTION_SET * np.log(n))
-    unseen = (np.sum((N > 0.5) & (N < 1.5)) + 1) / n
-    silent = (softmax(logits).max(0) < _readout.SILENT_PEAK) & (N < _readout.SILENT_COUNT)
-    silent &= present < 0.5
-    if trust <= _readout.SILENT_TRUST or unseen >= _readout.SILENT_UNSEEN:
+    R = responsibilities(softmax(logits), FLOOR)
+    skew = evidence(softmax(logits), R, FLOOR)
+    skew -= CAUTION * effective(R.sum(0)) * np.log(n)
+    trust = logistic(skew) * logistic(gain - CAUTION_SET * np.log(n))
+    unseen = (np.sum((N > ONCE_FROM) & (N < ONCE_TO)) + 1) / n
+    silent = (peak < SILENT_PEAK) & (N < SILENT_COUNT) & (present < SILENT_PRESENT)
+    if trust <= SILENT_TRUST or unseen >= SILENT_UNSEEN:
         silent[:] = False
-    shift = trust * T * _readout.SHIFT_HEAT * np.log(K * weight / weight.sum())
-    return shift, silent, trust
+    shift = trust * T * SHIFT_HEAT * np.log(K * weight / weight.sum())
+    return Readout(shift, silent, trust, size)

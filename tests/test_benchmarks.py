@@ -5,6 +5,7 @@ All on made-up data: the real data is third parties', and not needed here.
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import math
@@ -31,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import accuracy  # type: ignore[import-not-found]
 import methods  # type: ignore[import-not-found]
 import networks  # type: ignore[import-not-found]
+import overhead  # type: ignore[import-not-found]
 import page  # type: ignore[import-not-found]
 import users  # type: ignore[import-not-found]
 from cost import CostRow  # type: ignore[import-not-found]
@@ -49,8 +51,13 @@ from measure import (  # type: ignore[import-not-found]
 from shifts import shifts  # type: ignore[import-not-found]
 from targets import targets  # type: ignore[import-not-found]
 
+import finepruning
+from finepruning import research
+
 BREEDS = 10
-RECIPES = sorted((Path(__file__).parent.parent / "runs").glob("*.sh"))
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "runs").glob("*.sh"))
+PROGRAMS = sorted([*ROOT.glob("benchmarks/*.py"), *ROOT.glob("demo/*.py")])
 
 
 @pytest.fixture
@@ -75,6 +82,56 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     np.savez(root / "cifar10_jpeg" / "test.npz", images=images, labels=labels)
     monkeypatch.setenv("FINEPRUNING_DATA", str(root))
     return root
+
+
+# --- What they build on
+
+
+def reached(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """The modules of finepruning that a program imports, and the names that it takes from them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((a.name, "") for a in node.names if a.name.split(".")[0] == "finepruning")
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            module = node.module or ""
+            if module.split(".")[0] == "finepruning":
+                yield from ((module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "finepruning":
+            yield "finepruning", node.attr
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.name)
+def test_programs_use_what_is_public_or_offered_for_research(program: Path) -> None:
+    offered = {
+        "finepruning": {"", "research", *finepruning.__all__},
+        "finepruning.research": {"", *research.__all__},
+    }
+    for module, name in reached(ast.parse(program.read_text())):
+        assert name in offered.get(module, ()), f"{module}: {name}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import finepruning.core.fit",
+        "from finepruning._config import Config",
+        "from finepruning import core",
+        "from finepruning.research import Replicas",
+        "import finepruning\nfinepruning.steps",
+    ],
+)
+def test_other_imports_are_seen(line: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(line)
+    with pytest.raises(AssertionError):
+        test_programs_use_what_is_public_or_offered_for_research(program)
+
+
+def test_what_research_offers_is_there_in_order() -> None:
+    assert research.__all__ == sorted(research.__all__)
+    assert all(hasattr(research, name) for name in research.__all__)
+    used = {n for p in PROGRAMS for m, n in reached(ast.parse(p.read_text())) if m != "finepruning"}
+    assert used == {*research.__all__}
 
 
 # --- Statistics
@@ -351,6 +408,14 @@ def test_recipes_take_no_option_but_smoke(recipe: Path, options: list[str]) -> N
 
 
 # --- A small run
+
+
+def test_overhead_is_told_for_each_effort(monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["overhead.py", "--smoke"])
+    overhead.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == [*overhead.EFFORTS]
+    assert all(float(number) > 0 for line in lines[2:] for number in line.split()[1:])
 
 
 RUN = "dense,fast,paper,magnitude-bn,magnitude-bn-relative,magnitude-repair,wanda-plan,lame,tent-bn"

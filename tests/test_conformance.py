@@ -14,15 +14,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from transformers.pytorch_utils import Conv1D
 
 import reference
-from finepruning import Config, Result, _personalize, _prune, personalize
-from finepruning._core import compensate
-from finepruning._observe import observe
+from conforming import BATCH, CLASSES, SAMPLES, Case, conform, run, settled
 
 # PyTorch's own remark on even kernels; that the pruned network copies too is no news.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
 EFFORTS = ("best", "fast", "paper")
-SAMPLES, BATCH, CLASSES = 24, 8, 5
 
 # One line for each convolution: dimensions, (inputs, outputs, kernel), keywords.
 CONVS: dict[str, tuple[int, tuple[int, int, int], dict[str, Any]]] = {
@@ -52,20 +49,6 @@ CONVS: dict[str, tuple[int, tuple[int, int, int], dict[str, Any]]] = {
     "3d-groups": (3, (4, 4, 2), {"groups": 2, "padding": 1, "dilation": 2, "bias": False}),
 }  # fmt: skip
 SIZES = {1: (9,), 2: (6, 5), 3: (4, 4, 3)}
-
-ALL = 100_000
-"""Positions a layer: so many that none is left out, as in the reference."""
-
-
-def settled(model: nn.Module) -> nn.Module:
-    """In float64, with normalisations that do something, in training mode as users may leave it."""
-    for m in model.modules():
-        if isinstance(m, nn.modules.batchnorm._BatchNorm):
-            m.running_mean.normal_(0, 0.3)
-            m.running_var.uniform_(0.5, 2)
-            nn.init.normal_(m.weight, 1, 0.2)
-            nn.init.normal_(m.bias, 0, 0.2)
-    return model.double()
 
 
 def conv_net(kind: str) -> tuple[nn.Module, Tensor]:
@@ -250,35 +233,6 @@ class Encoder(Toy):
         return call("head", call("block", call("embed", x)).mean(1))
 
 
-class Case:
-    """A network, its inputs, and what the reference must be told."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        x: Any,
-        *,
-        head: str | None = "head",
-        left_alone: tuple[str, ...] = (),
-        never: tuple[str, ...] = (),
-    ) -> None:
-        self.model, self.x, self.head = settled(model), x, head
-        self.left_alone, self.never = left_alone, never
-
-    def batches(self, start: int = 0, stop: int = SAMPLES) -> list[Any]:
-        x = self.x if isinstance(self.x, dict) else {"": self.x}
-        out = [
-            {k: v[i : min(i + BATCH, stop)] for k, v in x.items()}
-            for i in range(start, stop, BATCH)
-        ]
-        return out if isinstance(self.x, dict) else [item[""] for item in out]
-
-    def arrays(self, start: int = 0, stop: int = SAMPLES) -> Any:
-        if isinstance(self.x, dict):
-            return {k: v[start:stop].numpy() for k, v in self.x.items()}
-        return self.x[start:stop].numpy()
-
-
 def vectors(*shape: int) -> Tensor:
     return torch.randn(2 * SAMPLES, *shape).double()
 
@@ -347,73 +301,11 @@ def make(kind: str, seed: int = 0) -> Case:
     return KINDS[kind]()
 
 
-def watched(model: nn.Module, data: Any, config: Config) -> tuple[Result, list[Any]]:
-    """Personalise, and note how thoroughly each layer is fitted: the reference follows suit."""
-    schedules = []
-
-    def watch(*args: Any) -> Any:
-        schedules.append(args[-1])
-        return compensate(*args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_prune, "compensate", watch)
-        return personalize(model, data, config=config), schedules
-
-
-def conform(case: Case, data: Any, config: Config, tolerance: float = 1e-8) -> Result:
-    """Personalise with both and compare everything that can be seen from outside."""
-    result, schedules = watched(case.model, data, config)
-    wanted = reference.personalize(
-        case.model.eval(), case.arrays(), config,
-        head=case.head, left_alone=case.left_alone, schedules=schedules,
-    )  # fmt: skip
-    report = result.report
-    net = wanted.network
-    assert list(report.left_alone) == [*case.left_alone, *case.never]
-    assert all(report.left_alone.values())  # each with its reason
-
-    mine = reference.Network(result.model, case.left_alone + case.never)
-    assert [layer.name for layer in report.layers] == list(net.weights) == list(mine.weights)
-    for layer in report.layers:
-        W, mine_W = net.weights[layer.name].W, mine.weights[layer.name].W
-        np.testing.assert_array_equal(mine_W != 0, W != 0, err_msg=layer.name)
-        np.testing.assert_allclose(mine_W, W, atol=tolerance, err_msg=layer.name)
-        assert layer.zeros == int((mine_W == 0).sum())
-        assert layer.weights == W.size
-        if config.effort == "paper":
-            assert layer.error is None
-        else:
-            assert layer.error == pytest.approx(wanted.errors[layer.name], abs=tolerance)
-    for data_range in ((0, SAMPLES), (SAMPLES, 2 * SAMPLES)):  # seen and never seen
-        expected = net.forward(case.arrays(*data_range))
-        with torch.inference_mode():
-            for i, batch in enumerate(case.batches(*data_range)):
-                got = result.model(**batch) if isinstance(batch, dict) else result.model(batch)
-                part = expected[i * BATCH : (i + 1) * BATCH]
-                np.testing.assert_allclose(got.double().numpy(), part, atol=tolerance, rtol=1e-6)
-
-    assert report.weights == mine.total
-    assert report.zeros == mine.zeros
-    assert report.sparsity == mine.zeros / mine.total >= config.sparsity - 1e-9
-    assert report.readout["applied"] == (wanted.shift is not None)
-    if wanted.silent is not None:
-        assert report.readout["silent"] == wanted.silent.sum()
-    return result
-
-
-@pytest.fixture(autouse=True)
-def every_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is sampled: the energies that the plan goes by are taken at every position too."""
-    monkeypatch.setattr(
-        _personalize, "observe", lambda *args, **kw: observe(*args, **kw | {"inputs_every": 1})
-    )
-
-
 @pytest.mark.parametrize("effort", EFFORTS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_kind(kind: str, effort: str) -> None:
     case = make(kind)
-    conform(case, case.batches(), Config(sparsity=0.5, effort=effort, readout=False, positions=ALL))
+    conform(case, case.batches(), {"sparsity": 0.5, "effort": effort, "readout": False})
 
 
 @pytest.mark.parametrize("sparsity", [0, 0.5, 0.7, 0.95])
@@ -422,9 +314,9 @@ def test_kind(kind: str, effort: str) -> None:
 @pytest.mark.parametrize("kind", ["conv2d", "linear-no-bias", "encoder"])
 def test_options(kind: str, effort: str, readout: bool, sparsity: float) -> None:
     case = make(kind, seed=1)
-    config = Config(sparsity=sparsity, effort=effort, readout=readout, positions=ALL)
+    options = {"sparsity": sparsity, "effort": effort, "readout": readout}
     # Expectation-maximisation on logits rounded to float32 is not reproduced to the last digits.
-    conform(case, case.batches(), config, 1e-5 if readout else 1e-8)
+    conform(case, case.batches(), options, 1e-5 if readout else 1e-8)
 
 
 @pytest.mark.parametrize("effort", ["best", "fast"])
@@ -444,8 +336,8 @@ def test_silent_outputs(effort: str, bias: bool) -> None:
         head.weight[2:, 2] = -12
     case.x = case.x.sign() * (case.x.abs() + 0.5)
     for sparsity in (0.0, 0.5):
-        config = Config(sparsity=sparsity, effort=effort, positions=ALL)
-        result = conform(case, case.batches(), config, 1e-5)
+        options = {"sparsity": sparsity, "effort": effort}
+        result, _ = conform(case, case.batches(), options, 1e-5)
         assert result.report.readout["silent"] == 6
         assert (result.model[2].weight[2:] == 0).all()
 
@@ -457,8 +349,8 @@ def test_neighbours(kind: str, most: float) -> None:
     case = make(kind, seed=4)
     heaps = torch.randn(6, *case.x.shape[1:]).double()
     case.x = 2 * heaps[torch.arange(2 * SAMPLES) % 6] + 0.5 * case.x
-    config = Config(sparsity=0.5, positions=ALL, neighbours=most)
-    found = conform(case, case.batches(), config, 1e-5).report.neighbours
+    result, _ = conform(case, case.batches(), {"sparsity": 0.5, "neighbours": most}, 1e-5)
+    found = result.report.neighbours
     assert found["applied"] == (most > 0)
     assert most == 0 or 0 < found["weight"] <= most
 
@@ -488,7 +380,7 @@ def forms(case: Case) -> dict[str, Any]:
 @pytest.mark.parametrize("form", forms(make("linear")))
 def test_data(form: str, effort: str) -> None:
     case = make("conv2d-depthwise", seed=2)
-    conform(case, forms(case)[form], Config(sparsity=0.7, effort=effort, positions=ALL), 1e-5)
+    conform(case, forms(case)[form], {"sparsity": 0.7, "effort": effort}, 1e-5)
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
@@ -497,16 +389,15 @@ def test_float32(kind: str, effort: str) -> None:
     case = make(kind, seed=3)
     case.model.float()
     batches = [b.float() for b in case.batches()]
-    config = Config(sparsity=0.5, effort=effort, readout=False, positions=ALL)
-    result, schedules = watched(case.model, batches, config)
-    wanted = reference.personalize(
-        case.model.double().eval(), case.arrays(), config, schedules=schedules
-    )
+    options = {"sparsity": 0.5, "effort": effort, "readout": False}
+    result = run(case.model, batches, options)
+    case.model.double()
+    wanted = case.wanted(options).network
     got = reference.Network(result.model, case.never)
-    for name, w in wanted.network.weights.items():
+    for name, w in wanted.weights.items():
         np.testing.assert_array_equal(got.weights[name].W != 0, w.W != 0)
         np.testing.assert_allclose(got.weights[name].W, w.W, atol=2e-3)
-    x = case.arrays(SAMPLES, 2 * SAMPLES)
+    x = case.arrays(new=True)
     with torch.inference_mode():
         out = result.model(torch.from_numpy(x).float()).numpy()
-    np.testing.assert_allclose(out, wanted.network.forward(x), atol=2e-3)
+    np.testing.assert_allclose(out, wanted.forward(x), atol=2e-3)

@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import adapt  # type: ignore[import-not-found]
 import controls  # type: ignore[import-not-found]
 
+from finepruning import Config
+
 SPARSITY = 0.6
 
 
@@ -158,8 +160,8 @@ def test_every_layer_and_row_keeps_its_share(across: str) -> None:
 
 def test_wanda_scores_against_a_loop() -> None:
     model = net()
-    seen = controls.Observed(model, BATCHES)
-    seen.inputs_every = 1  # all positions, not one in eight
+    config = Config(observe={"inputs_every": 1})  # all positions, not one in eight
+    seen = controls.Observed(model, BATCHES, config)
     inputs: list[Tensor] = []
     with torch.no_grad():
         for x in X:

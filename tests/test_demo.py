@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from finepruning import _cli
-from finepruning._data import class_folders, find_images
-from finepruning._evaluate import evaluate
-from finepruning._models import load_model
+from finepruning import class_folders, evaluate, load_model
+from finepruning.cli.main import main
+from finepruning.data.images import find_images
 
 DEMO = Path(__file__).parents[1] / "demo"
 
@@ -83,7 +82,7 @@ def finished(
     def finepruning(*arguments: str) -> dict[str, Any]:
         # In this process: to start Python and PyTorch would take most of the time.
         with contextlib.redirect_stdout(io.StringIO()) as out:
-            assert _cli.main([*arguments, "--format", "json"]) == 0
+            assert main([*arguments, "--format", "json"]) == 0
         results.append(json.loads(out.getvalue()))
         return results[-1]
 

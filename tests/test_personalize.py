@@ -7,9 +7,10 @@ import copy
 import io
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import finepruning
-from finepruning import Config, FinepruningError, Result, personalize
-from finepruning._flow import _Runner
+from finepruning import Config, FinepruningError, Result, _personalize, personalize
+from finepruning.core import fit, moments
+from finepruning.steps import norms, observe, paper, prune
+from leftovers import ambience, of_the_person, photograph, same
+from passes import nothing_left
 
 EFFORTS = ("best", "fast", "paper")
 X = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -55,22 +59,10 @@ def model() -> nn.Module:
 
 
 @pytest.fixture(autouse=True)
-def no_thread_is_left() -> Iterator[None]:
-    yield
-    assert not any(isinstance(thread, _Runner) for thread in threading.enumerate())
-
-
-def photograph(model: nn.Module) -> dict[str, Any]:
-    """All there is to see of a module, copied."""
-    return {
-        "state": {k: v.clone() for k, v in model.state_dict().items()},
-        "parameters": [(n, id(p), p.requires_grad, p.grad, p.data_ptr(), p._version)
-                       for n, p in model.named_parameters()],
-        "modules": [
-            (n, id(m), m.training, sorted(vars(m)), len(m._forward_hooks))
-            for n, m in model.named_modules()
-        ],
-    }  # fmt: skip
+def nothing_is_left() -> Iterator[None]:
+    """No thread, no batch under way, no file."""
+    with nothing_left():
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -81,12 +73,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     model.register_forward_hook(lambda m, args, out: None)
     before = photograph(model)
     yield
-    after = photograph(model)
-    state, now = before.pop("state"), after.pop("state")
-    assert before == after
-    assert list(state) == list(now)
-    assert all(same_bits(state[k], now[k]) for k in state)
-    assert torch.backends.mha.get_fastpath_enabled()
+    assert same(before, photograph(model))
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
@@ -167,32 +154,25 @@ def test_the_watch_watches(model: nn.Module) -> None:
 def test_no_graph_is_ever_built(
     model: nn.Module, effort: str, readout: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every operation of every thread is watched, and differentiation itself is forbidden."""
+    """Every operation is watched, and differentiation itself is forbidden."""
 
     def forbidden(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("backpropagation")
 
-    run = _Runner.run
-
-    def watched(runner: _Runner) -> None:
-        with NoGraph():
-            run(runner)
-
     class Spy(nn.Module):
+        modes: list[bool] = []  # noqa: RUF012
+
         def __init__(self) -> None:
             super().__init__()
             self.net = copy.deepcopy(model)
 
         def forward(self, x: Tensor) -> Tensor:
-            modes.append(torch.is_grad_enabled())
-            assert torch.is_inference_mode_enabled()
+            self.modes.append(torch.is_grad_enabled())
             y = self.net(x)
             assert not y.requires_grad
             assert y.grad_fn is None
             return y
 
-    modes: list[bool] = []
-    monkeypatch.setattr(_Runner, "run", watched)
     for owner, name in (
         (torch.Tensor, "backward"), (torch.autograd, "backward"), (torch.autograd, "grad"),
         (torch.autograd.Function, "apply"),
@@ -201,8 +181,8 @@ def test_no_graph_is_ever_built(
     spy = Spy()
     with NoGraph(), torch.enable_grad():
         result = personalize(spy, X, effort=effort, readout=readout)
-    assert len(modes) >= 5
-    assert not any(modes)
+    assert len(Spy.modes) >= 5
+    assert not any(Spy.modes)
     assert all(p.grad is None for p in [*spy.parameters(), *result.model.parameters()])
     assert not any(p.requires_grad for p in result.model.parameters())
 
@@ -216,7 +196,9 @@ def test_given_under_inference_mode(model: nn.Module) -> None:
 
 @pytest.mark.parametrize("effort", EFFORTS)
 def test_same_seed_same_bits(model: nn.Module, effort: str, tmp_path: Path) -> None:
-    config = Config(effort=effort, positions=600, memory=1e5, seed=3)  # positions and batches drawn
+    config = Config(
+        effort=effort, observe={"positions": 600, "memory": 1e5}, seed=3
+    )  # positions and batches drawn
     one = personalize(model, X.split(8), config=config)
     torch.rand(7)
     random = torch.get_rng_state()
@@ -236,7 +218,8 @@ def test_same_seed_same_bits(model: nn.Module, effort: str, tmp_path: Path) -> N
 
 def test_another_seed_draws_other_positions(model: nn.Module) -> None:
     one, two = (
-        personalize(model, X, config=Config(positions=600, seed=seed)).model for seed in (0, 1)
+        personalize(model, X, config=Config(observe={"positions": 600}, seed=seed)).model
+        for seed in (0, 1)
     )
     assert not identical(one, two)
 
@@ -371,7 +354,7 @@ BAD: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
     ),
     **{
         f"sparsity {s}": (lambda m, s=s: personalize(m, X, sparsity=s), "sparsity=.*must be")
-        for s in (1, 1.0, -0.1, 70, float("nan"), "a lot", None)
+        for s in (1, 1.0, -0.1, 70, float("nan"), "a lot")
     },
     "effort": (lambda m: personalize(m, X, effort="max"), "effort='max': choose one of"),
 }  # fmt: skip
@@ -389,47 +372,173 @@ def test_bad_input(model: nn.Module, case: str) -> None:
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
-@pytest.mark.parametrize("call", [1, 3, 7, 9, 11])
-def test_ctrl_c_in_the_middle(model: nn.Module, effort: str, call: int) -> None:
-    """In the trace, in the first pass, or in the second: the model given is as it was."""
-    calls = []
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_of_the_process_changes(model: nn.Module, effort: str, fails: bool) -> None:
+    data = [X[:20], X[:, :2]] if fails else X
+    before = ambience()
+    with pytest.raises(FinepruningError) if fails else nullcontext():
+        personalize(model, data, effort=effort)
+    assert ambience() == before
 
-    class Interrupted(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = model
 
-        def forward(self, x: Tensor) -> Tensor:
-            y = self.net.stem(x)
-            calls.append(x)
-            if len(calls) == call:
+class Stops(nn.Module):
+    """Raises at the ``call``-th call of any of its layers, over all passes and copies."""
+
+    calls: list[str] = []  # noqa: RUF012
+    error: type[BaseException] | None = None
+    call = 0
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.kept: list[Tensor] = []
+        for name, module in net.named_modules():
+            if isinstance(module, LAYERS):
+                module.register_forward_pre_hook(partial(Stops.count, name))
+
+    @classmethod
+    def count(cls, name: str, *_: Any) -> None:
+        cls.calls.append(name)
+        if len(cls.calls) == cls.call and cls.error is not None:
+            if cls.error is KeyboardInterrupt:
                 _thread.interrupt_main()
                 time.sleep(0.02)
-            return self.net.rest(y)
+            raise cls.error("in a layer")
 
-    with pytest.raises(KeyboardInterrupt):
-        personalize(Interrupted(), X.split(8), effort=effort)
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept.append(x)
+        self.last = x
+        return self.net(x)
+
+
+LAYERS = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
+TRACE, PASS = 3 * 6, 5 * 6
+"""Calls of the network's layers in the trace of one sample, before which two more show how pictures
+may lie in memory; and in a pass of the five batches."""
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
-def test_an_error_in_the_second_pass_comes_out(model: nn.Module, effort: str) -> None:
-    calls = []
+def test_the_layers_calls(model: nn.Module, effort: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the next test goes by."""
+    monkeypatch.setattr(Stops, "calls", [])
+    personalize(Stops(copy.deepcopy(model)), X.split(8), effort=effort)
+    assert len(Stops.calls) == TRACE + PASS * (8 if effort == "paper" else 2)
 
-    class Failing(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = model
 
-        def forward(self, x: Tensor) -> Tensor:
-            calls.append(x)
-            number = len(calls)
-            y = self.net(x)
-            if number == 9:
-                raise MemoryError("full")
-            return y
+@pytest.mark.parametrize("error", [ValueError, MemoryError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize(
+    "call",
+    [1, 6, TRACE - 5, TRACE, TRACE + 1, TRACE + 7, TRACE + 21, TRACE + PASS,
+     *range(TRACE + PASS + 1, TRACE + 2 * PASS + 1, 4), TRACE + 2 * PASS],
+)  # fmt: skip
+def test_an_error_at_any_layer(
+    model: nn.Module, call: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the trace, in the observation, in lock-step: the model is as it was, nothing is left."""
+    for name, value in (("calls", []), ("error", error), ("call", call)):
+        monkeypatch.setattr(Stops, name, value)
+    stops = Stops(copy.deepcopy(model))
+    before = photograph(stops)
+    expected = FinepruningError if error is ValueError else error
+    with pytest.raises(expected, match=None if error is KeyboardInterrupt else "in a layer"):
+        personalize(stops, X.split(8))
+    assert len(Stops.calls) >= call
+    assert same(before, photograph(stops))
+    assert not of_the_person(stops, X)
 
-    with pytest.raises(MemoryError, match="full"):
-        personalize(Failing(), X.split(8), effort=effort)
+
+STEPS = {
+    "observe": (observe, "Marginals"), "fit": (fit, "compensate"), "plan": (_personalize, "plan"),
+    "gram": (moments, "gram"), "read out": (_personalize, "read_out"),
+    "neighbours": (prune, "agreed"), "trace": (observe, "trace"), "norms": (norms, "reduce"),
+    "account": (_personalize, "account"), "find": (_personalize, "find_layers"),
+    "base": (_personalize, "fingerprint"), "paper": (paper, "top"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, FinepruningError, ZeroDivisionError])
+@pytest.mark.parametrize("step", STEPS)
+def test_an_error_of_our_own_at_any_step(
+    model: nn.Module, step: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes out as it is, and the model is as it was."""
+
+    class Interrupts:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            raise error("of our own")
+
+        of = __init__
+
+    owner, name = STEPS[step]
+    monkeypatch.setattr(owner, name, Interrupts)
+    effort = "paper" if step == "paper" else "best"
+    given = copy.deepcopy(model)
+    given.norm.running_mean += 1  # another device, which a norm follows
+    before = photograph(given)
+    with pytest.raises(error) as caught:
+        personalize(given, X, effort=effort)
+    assert same(before, photograph(given))
+    assert type(caught.value) is error
+    assert str(caught.value) == "of our own"
+
+
+@pytest.mark.parametrize("where", ["the data", "reading"])
+def test_an_error_in_the_data_comes_out(model: nn.Module, where: str) -> None:
+    class BrokenError(Exception):
+        pass
+
+    def data() -> Iterator[Tensor]:
+        yield X[:20]
+        raise BrokenError("while reading")
+
+    with pytest.raises(BrokenError, match="while reading"):
+        personalize(model, data())
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_no_file_is_left(model: nn.Module, effort: str, tmp_path: Path,
+                         monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.chdir(tmp_path)
+    Path("tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", None)
+    personalize(model, X, effort=effort).save("me")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == [
+        "finepruning.json", "me", "personal.safetensors", "tmp"
+    ]  # fmt: skip
+
+
+class Functional(nn.Module):
+    """Hands the weight of a layer to a function, and never calls the layer."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.way, self.fc, self.head = way, nn.Linear(6, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fc, head = self.fc, self.head
+        if self.way == "call":
+            x = fc(x)
+        elif self.way == "linear":
+            x = nn.functional.linear(x, fc.weight, bias=fc.bias)
+        else:
+            x = x @ fc.weight.T
+        return x @ head.weight.T if self.way == "products alone" else head(x.relu())
+
+
+def test_a_weight_that_a_function_uses_is_intercepted_or_named() -> None:
+    x = torch.randn(24, 6)
+    called, linear, product = (
+        personalize(Functional(way), x, sparsity=0.2) for way in ("call", "linear", "product")
+    )
+    assert identical(called.model, linear.model)
+    assert [layer.name for layer in linear.report.layers] == ["fc", "head"]
+    assert [layer.name for layer in product.report.layers] == ["head"]
+    assert "is handed to" in product.report.left_alone["fc"]
+    assert torch.equal(product.model.fc.weight, Functional("product").fc.weight)
+    with pytest.raises(FinepruningError, match=r"^model: .*fc: its weight is handed to"):
+        personalize(Functional("products alone"), x)
 
 
 def test_the_report_is_json(model: nn.Module) -> None:

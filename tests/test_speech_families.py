@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import finepruning
 from finepruning import personalize
-from finepruning._find import find_layers, intercepted
+from passes import through
 
 # Transformers' own WavLM mixes two kinds of masks. As an error, that would pass for a network that
 # takes no mask.
@@ -260,10 +260,12 @@ def test_a_weight_normed_convolution_is_pruned_and_stays_one() -> None:
 
 def test_wavlms_attention_through_its_projections_is_the_same() -> None:
     model = made("wavlm")
-    found = find_layers(model)
     inputs = clips("wavlm")[0]
     with torch.inference_mode():
         expected = model(**inputs).logits
-        with intercepted(found, lambda layer, x: layer.run(x)):
-            assert torch.allclose(model(**inputs).logits, expected, atol=1e-5)
+    output, calls = through(model, inputs)
+    assert torch.allclose(output.logits, expected, atol=1e-5)
+    attention = "wavlm.encoder.layers.0.attention"
+    assert {f"{attention}.{part}_proj" for part in ("q", "k", "v", "out")} <= set(calls)
+    with torch.inference_mode():
         assert torch.equal(model(**inputs).logits, expected)

@@ -4,6 +4,13 @@
 >>> result = finepruning.personalize(model, batches, sparsity=0.7)  # doctest: +SKIP
 >>> result.save("me/")  # doctest: +SKIP
 >>> model = finepruning.load("me/", base)  # doctest: +SKIP
+
+From a name and a folder, as the command does it:
+
+>>> loaded = finepruning.load_model("torchvision:resnet50", "resnet50.pth")  # doctest: +SKIP
+>>> loaded = loaded.preparing_images(resize=256, crop=224)  # doctest: +SKIP
+>>> photos = finepruning.open_folder("photos/", loaded)  # doctest: +SKIP
+>>> result = finepruning.personalize(loaded.model, photos)  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -14,39 +21,79 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from ._account import LayerReport, Report
-    from ._artifact import load, read_report
     from ._config import Config
     from ._errors import FinepruningError
-    from ._evaluate import Evaluation, evaluate, wilson
     from ._personalize import Result, personalize
+    from .artifact.layout import read_report
+    from .artifact.load import load
+    from .data.audio import AudioFolder
+    from .data.front_end import FrontEnd
+    from .data.images import ImageFolder, Preprocess
+    from .hub import Loaded, class_folders, load_model, open_folder
+    from .network.kinds import register_layer
+    from .network.layers import Layer
+    from .report.account import LayerReport, Report
+    from .scoring.accuracy import Evaluation, evaluate, wilson
+    from .scoring.classes import match_classes
+    from .scoring.texts import find_texts
+    from .scoring.transcripts import Transcription, evaluate_transcripts
 
 _ROOMS = {
-    "LayerReport": "_account",
-    "Report": "_account",
-    "load": "_artifact",
-    "read_report": "_artifact",
     "Config": "_config",
     "FinepruningError": "_errors",
-    "Evaluation": "_evaluate",
-    "evaluate": "_evaluate",
-    "wilson": "_evaluate",
     "Result": "_personalize",
     "personalize": "_personalize",
+    "read_report": "artifact.layout",
+    "load": "artifact.load",
+    "AudioFolder": "data.audio",
+    "FrontEnd": "data.front_end",
+    "ImageFolder": "data.images",
+    "Preprocess": "data.images",
+    "Loaded": "hub",
+    "class_folders": "hub",
+    "load_model": "hub",
+    "open_folder": "hub",
+    "register_layer": "network.kinds",
+    "Layer": "network.layers",
+    "LayerReport": "report.account",
+    "Report": "report.account",
+    "Evaluation": "scoring.accuracy",
+    "evaluate": "scoring.accuracy",
+    "wilson": "scoring.accuracy",
+    "match_classes": "scoring.classes",
+    "find_texts": "scoring.texts",
+    "Transcription": "scoring.transcripts",
+    "evaluate_transcripts": "scoring.transcripts",
 }
+"""Where each public name lives. None is called like a module or sub-package of this folder: the
+import of that one would put itself in the name's place."""
 
 __all__ = [
+    "AudioFolder",
     "Config",
     "Evaluation",
     "FinepruningError",
+    "FrontEnd",
+    "ImageFolder",
+    "Layer",
     "LayerReport",
+    "Loaded",
+    "Preprocess",
     "Report",
     "Result",
+    "Transcription",
     "__version__",
+    "class_folders",
     "evaluate",
+    "evaluate_transcripts",
+    "find_texts",
     "load",
+    "load_model",
+    "match_classes",
+    "open_folder",
     "personalize",
     "read_report",
+    "register_layer",
     "wilson",
 ]
 
@@ -54,9 +101,15 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for: ``finepruning --help`` needs no PyTorch."""
     if name not in _ROOMS:
-        raise AttributeError(f"module 'finepruning' has no attribute {name!r}")
-    return getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(import_module(f".{_ROOMS[name]}", __name__), name)
+    except AttributeError as error:
+        # hasattr() would take it for a name that is not there, and hide what is broken.
+        raise ImportError(f"{__name__}.{name} cannot be imported: {error}") from error
+    globals()[name] = value  # not asked for again
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*globals(), *__all__})

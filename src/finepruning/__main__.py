@@ -1,6 +1,6 @@
 """``python -m finepruning`` is the command ``finepruning``."""
 
-from finepruning._cli import main
+from finepruning.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,64 +1,156 @@
-"""What can be chosen, in one frozen record that is saved beside the tensors."""
+"""All choices of a personalisation, in one frozen record that is saved beside the tensors."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from ._errors import FinepruningError
+from .core.fit import FitOptions
+from .core.neighbours import NeighbourOptions
+from .core.options import number, problem
+from .core.plan import PlanOptions
+from .core.readout import ReadoutOptions
+from .steps.norms import NormOptions
+from .steps.observe import ObserveOptions
+from .steps.paper import PaperOptions
 
-EFFORTS = ("best", "fast", "paper")
+PRESETS: dict[str, dict[str, Any]] = {
+    "best": {
+        "observe": ObserveOptions(),
+        "norms": NormOptions(),
+        "readout": ReadoutOptions(),
+        "plan": PlanOptions(),
+        "neighbours": NeighbourOptions(),
+        "fit": FitOptions(),
+        "paper": PaperOptions(),
+    },
+}
+_fewer = ObserveOptions(positions=1000, inputs_every=1)
+PRESETS["fast"] = PRESETS["best"] | {
+    "observe": _fewer,
+    "neighbours": NeighbourOptions(weight=0.0),
+    "fit": FitOptions(method="rescale"),
+}
+PRESETS["paper"] = PRESETS["fast"] | {
+    "norms": NormOptions(share=0.0),
+    "readout": ReadoutOptions(enabled=False),
+}
+"""What each effort stands for."""
+
+Given = Mapping[str, Any] | None
+"""What differs from the preset."""
+
+DIALS = {"norms": "share", "readout": "enabled", "neighbours": "weight", "plan": "tempering"}
+"""The one value that a part may be given as."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """All choices of one personalisation. The defaults are what the benchmarks chose.
+    """All choices of one personalisation, every constant of the method among them.
 
-    >>> Config(sparsity=0.5, effort="fast").sparsity
-    0.5
+    >>> config = Config(sparsity=0.5, effort="fast", norms={"share": 0.1}, readout=False)
+    >>> config.fit.method, config.norms.share, config.norms.moved, config.readout.enabled
+    ('rescale', 0.1, 0.035, False)
 
-    Raises :class:`FinepruningError` where a value is out of range.
+    ``effort`` is a preset of all parts: ``best`` compensates, ``fast`` scores and repairs,
+    ``paper`` is the published rule alone. A part that is given says what differs from the preset: a
+    mapping of some of its values, a whole record, or, for ``norms``, ``readout``, ``neighbours``
+    and ``plan``, its main value alone. The defaults are what the benchmarks chose.
+
+    Raises :class:`FinepruningError` where a value is out of range, and names it.
     """
 
-    sparsity: float = 0.7
+    sparsity: float = number(0.7, 0)
     """Zeros wanted, as a share of *all* weights of Conv and Linear layers, in [0, 1)."""
     effort: str = "best"
-    """``best`` compensates, ``fast`` scores and repairs, ``paper`` is the published rule alone."""
-    readout: bool = True
-    """Fold the person's class prior into the output bias, and silence outputs never used."""
-    seed: int = 0
+    seed: int = number(0, 0, 2**63 - 1)
     """Draws the positions that are sampled, and the calibration samples where there are too
     many."""
-    positions: int = 8000
-    """Output positions sampled a layer for ``best``, over all samples together."""
-    ridge: float = 0.3
-    """How strongly refitted weights hold on to the generic ones."""
-    planned: float = 0.3
-    """0: every layer the same sparsity; 1: all by measured energy; between: a geometric mean."""
-    norms: float = 0.25
-    """Share of the person's statistics in the batch norms', where another device shows; 0: off."""
-    neighbours: float = 1.0
-    """What a neighbour that is sure adds, at most, to a logit that ``best`` fits the last layer to;
-    0: off, as without a read-out."""
-    memory: float = 1.5e9
-    """Bytes of activations that may wait at once. More samples than fit are only read out."""
+    observe: ObserveOptions = field(default=None)  # type: ignore[assignment]
+    norms: NormOptions = field(default=None)  # type: ignore[assignment]
+    readout: ReadoutOptions = field(default=None)  # type: ignore[assignment]
+    plan: PlanOptions = field(default=None)  # type: ignore[assignment]
+    neighbours: NeighbourOptions = field(default=None)  # type: ignore[assignment]
+    fit: FitOptions = field(default=None)  # type: ignore[assignment]
+    paper: PaperOptions = field(default=None)  # type: ignore[assignment]
+
+    if TYPE_CHECKING:
+        # What may be given is more than what is held: mappings, and main values alone.
+        def __init__(
+            self,
+            sparsity: float = 0.7,
+            effort: str = "best",
+            seed: int = 0,
+            observe: ObserveOptions | Given = None,
+            norms: NormOptions | Given | float = None,
+            readout: ReadoutOptions | Given | bool = None,
+            plan: PlanOptions | Given | float = None,
+            neighbours: NeighbourOptions | Given | float = None,
+            fit: FitOptions | Given = None,
+            paper: PaperOptions | Given = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.sparsity, int | float) and 0 <= self.sparsity < 1):
-            raise FinepruningError(
-                f"sparsity={self.sparsity!r}: must be at least 0 and below 1, such as 0.7"
-            )
-        if self.effort not in EFFORTS:
-            raise FinepruningError(f"effort={self.effort!r}: choose one of {', '.join(EFFORTS)}")
-        for name in ("positions", "memory", "ridge"):
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and value > 0 and math.isfinite(value)):
-                raise FinepruningError(f"{name}={value!r}: must be a finite number above 0")
-        for name in ("planned", "norms"):
-            value = getattr(self, name)
-            if not (isinstance(value, int | float) and 0 <= value <= 1):
-                raise FinepruningError(f"{name}={value!r}: must be between 0 and 1")
-        if not (isinstance(self.neighbours, int | float) and 0 <= self.neighbours <= 100):
-            raise FinepruningError(f"neighbours={self.neighbours!r}: must be between 0 and 100")
-        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**63):
-            raise FinepruningError(f"seed={self.seed!r}: must be a whole number from 0 to 2^63 - 1")
+        if not isinstance(self.effort, str) or self.effort not in PRESETS:
+            raise FinepruningError(f"effort={self.effort!r}: choose one of {', '.join(PRESETS)}")
+        for name, preset in PRESETS[self.effort].items():
+            part = _part(name, preset, getattr(self, name))
+            object.__setattr__(self, name, part)
+        _check(self)
+        if self.sparsity >= 1:
+            raise FinepruningError(f"sparsity={self.sparsity!r}: must be below 1, such as 0.7")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain values, ready for ``json.dumps``."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Config:
+        """The record that :meth:`to_dict` gave; what is missing is the preset's.
+
+        >>> Config.from_dict(Config(sparsity=0.5).to_dict()) == Config(sparsity=0.5)
+        True
+        """
+        unknown = sorted(values.keys() - {f.name for f in fields(cls)})
+        if unknown:
+            raise FinepruningError(f"config: no {unknown[0]!r}; there are {_names(cls)}")
+        return cls(**values)
+
+
+def _part(name: str, preset: Any, given: Any) -> Any:
+    """A part of the record: the preset, but for what is given."""
+    if given is None:
+        return preset
+    if isinstance(given, type(preset)):
+        return given
+    dial = DIALS.get(name)
+    if dial is not None and isinstance(given, int | float):
+        given = {dial: given}
+    if not isinstance(given, Mapping):
+        raise FinepruningError(
+            f"{name}={given!r}: give a mapping of what differs from the preset, of {_names(preset)}"
+        )
+    unknown = sorted(given.keys() - {f.name for f in fields(preset)})
+    if unknown:
+        raise FinepruningError(f"{name}: no {unknown[0]!r}; there are {_names(preset)}")
+    inner = {
+        key: _part(f"{name}.{key}", held, value) if is_dataclass(held) else value
+        for key, value in given.items()
+        for held in [getattr(preset, key)]
+    }
+    return replace(preset, **inner)
+
+
+def _check(record: Any, where: str = "") -> None:
+    for declared in fields(record):
+        value = getattr(record, declared.name)
+        if wrong := problem(record, declared.name):
+            raise FinepruningError(f"{where}{declared.name}={value!r}: {wrong}")
+        if is_dataclass(value):
+            _check(value, f"{where}{declared.name}.")
+
+
+def _names(record: Any) -> str:
+    return ", ".join(f.name for f in fields(record))

@@ -1,8 +1,7 @@
-"""The one verb: observe, plan, prune, repair, read out, account."""
+"""The one verb: observe, norms, read out, plan, prune, account."""
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -13,23 +12,25 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import _artifact
-from ._account import Report, account
-from ._batches import Batch, count_items, read_batches
 from ._config import Config
 from ._errors import FinepruningError
-from ._find import Found, find_layers
-from ._layers import Layer
-from ._memory import PeakMemory
-from ._norms import Norm, find_norms, how_far, normalise_anew, watched, why_kept
-from ._observe import Observation, as_array, observe, precise
-from ._padding import unpadded
-from ._paper import STEPS, prune_by_activity
-from ._plan import budget, global_threshold, relative_saliency, spared, spread
-from ._prune import Pruned, prune, with_neighbours
-from ._readout import Readout, read_out
-from ._scratch import Scratch
-from ._tokens import started, transcribed, writes_tokens
+from .artifact.fingerprint import fingerprint
+from .artifact.save import save
+from .core.plan import budget, plan
+from .core.readout import Readout, read_out
+from .data.batches import Batch, count_items, read_batches
+from .data.padding import unpadded
+from .data.tokens import started, transcribed, writes_tokens
+from .network.engine import Engine
+from .network.find import Found, find_layers
+from .network.layers import precise
+from .network.norms import Norm, find_norms
+from .report.account import Report, account
+from .report.memory import PeakMemory
+from .steps.norms import Following, following, normalise_anew
+from .steps.observe import Observation, observe
+from .steps.paper import prune_by_activity
+from .steps.prune import Pruning, Teaching, prune
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,17 @@ class Result:
         """Write the artifact, a folder of its own, at ``path``: all or nothing, nothing
         overwritten."""
         report = self.report.to_dict()
-        _artifact.save(path, self.model, [*self.pruned], [*self.changed], self.base, report)
+        save(path, self.model, [*self.pruned], [*self.changed], self.base, report)
 
 
 def personalize(
     model: nn.Module,
     batches: Any,
     *,
-    sparsity: float = 0.7,
-    effort: str = "best",
-    readout: bool = True,
-    seed: int = 0,
+    sparsity: float | None = None,
+    effort: str | None = None,
+    readout: bool | None = None,
+    seed: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
     config: Config | None = None,
@@ -74,16 +75,17 @@ def personalize(
     ``batches`` is a tensor ``(N, ...)`` or any iterable, also a one-shot one, of tensors, of tuples
     ``(inputs, labels)`` (labels are ignored) or of dicts of keyword inputs. It is read once.
     ``model`` may be on any device and in any floating dtype; it is left untouched. ``device`` is
-    where to work (default: where the model is). ``progress`` shows bars on a terminal. ``config``
-    replaces ``sparsity``, ``effort``, ``readout`` and ``seed`` and sets the rest.
+    where to work (default: where the model is). ``progress`` shows bars on a terminal.
 
-    The same inputs and seed give the same bits. Raises :class:`FinepruningError` for data or models
-    that cannot be used.
+    ``sparsity`` (default 0.7), ``effort`` (``best``, ``fast`` or ``paper``; default ``best``),
+    ``readout`` (default True) and ``seed`` (default 0) are what is chosen most often. ``config``
+    holds all choices, these four included: give one or the other.
+
+    The same inputs and seed give the same bits. Raises :class:`FinepruningError` for data, models
+    or choices that cannot be used.
     """
-    if config is None:
-        config = Config(sparsity=sparsity, effort=effort, readout=readout, seed=seed)
-    if not isinstance(config, Config):
-        raise FinepruningError(f"config: a {type(config).__name__}; give a finepruning.Config")
+    chosen = {"sparsity": sparsity, "effort": effort, "readout": readout, "seed": seed}
+    settings = _settings({k: v for k, v in chosen.items() if v is not None}, config)
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise FinepruningError(f"model: a {type(model).__name__}; give a plain torch.nn.Module")
     try:
@@ -93,130 +95,199 @@ def personalize(
     if where.type == "cuda" and not torch.cuda.is_available():
         raise FinepruningError(f"device={device!r}: PyTorch sees no CUDA device; give 'cpu'")
     # Within somebody's inference mode the copy's parameters could never be trained again.
-    with torch.inference_mode(False), torch.no_grad():
-        return _run(model, batches, where, config, progress)
+    with torch.inference_mode(False), torch.no_grad(), PeakMemory(where) as memory:
+        return _Run(model, where, settings, progress, memory).result(batches)
 
 
-def _run(
-    model: nn.Module, batches: Any, where: torch.device, config: Config, progress: bool
-) -> Result:
-    started = time.perf_counter()
-    _check_weights(model)
-    base = _artifact.fingerprint(model)
-    memory = PeakMemory(where)
-    try:
-        personal = copy.deepcopy(model).eval().to(where)
-    except (RuntimeError, TypeError) as error:
-        raise FinepruningError(f"model: cannot be copied ({error}); give a plain module") from error
-    personal.requires_grad_(False)
-    found = find_layers(personal)
-    _need_layers(found, model)
-    scratch = Scratch(personal)
+def _settings(given: dict[str, Any], config: Config | None) -> Config:
+    if config is None:
+        return Config(**given)
+    if not isinstance(config, Config):
+        raise FinepruningError(f"config: a {type(config).__name__}; give a finepruning.Config")
+    if given:
+        name, value = next(iter(given.items()))
+        raise FinepruningError(
+            f"{name}={value!r} and a config: give one or the other, for example"
+            f" config=Config({name}={value!r}, ...)"
+        )
+    return config
 
-    def look(samples: Iterable[Batch], count: int | None) -> Observation:
-        with _bar(progress, "observe", count) as bar:
-            return observe(
-                personal,
-                found,
-                samples,
-                device=where,
-                positions=config.positions if config.effort == "best" else config.positions // 8,
-                inputs_every=8 if config.effort == "best" else 1,
-                memory=config.memory,
-                seed=config.seed,
-                batch_count=count,
-                step=bar.update,
-            )
 
-    norms = find_norms(personal) if config.norms and config.effort != "paper" else []
-    with watched(personal, norms) as watch:
-        seen = look(_real(personal, batches, where), count_items(batches))
-    seen.forward_seconds -= watch.seconds
-    kept = _norms_kept(norms, seen, config)
-    follow = {"applied": not kept, "reason": kept, "moved": how_far(norms)}
-    if not kept:
-        dense = seen
+class _Run:
+    """One personalisation."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device,
+        config: Config,
+        progress: bool,
+        memory: PeakMemory,
+    ) -> None:
+        self.started = time.perf_counter()
+        self.model, self.config, self.progress, self.memory = model, config, progress, memory
+        _check_weights(model)
+        self.base = fingerprint(model)
+        self.engine = Engine(model, device)
+        self.found = find_layers(self.engine.model)
+        self._need_layers(self.found)
+
+    def result(self, batches: Any) -> Result:
+        config, engine = self.config, self.engine
+        seen, follows = self._dense(batches)
+        observed = time.perf_counter()
+        found = seen.found
+        self._need_layers(found)
+        answer, refused = self._read(seen)
+        silent = _silent_rows(seen, answer)
+        keep = self._budget(found)
+        pruning = Pruning({}, None, 0.0)
+        if config.effort == "paper":
+            passes = config.paper.steps * len(seen.calibration)
+            with self._bar("prune", passes) as bar:
+                prune_by_activity(engine, found, seen.calibration, keep, config.paper, bar.update)
+        else:
+            pruning = self._prune(found, seen, silent, keep, answer)
+        pruned_at = time.perf_counter()
+        _add_shift(seen, answer)
+        engine.finish([*found.layers, *find_norms(engine.model)])
+        self._check_fit()
+        seconds = {
+            "observe": observed - self.started,
+            "dense_forward": seen.forward_seconds,
+            "prune": pruned_at - observed,
+            "solve": pruning.seconds,
+            "total": time.perf_counter() - self.started,
+        }
+        report = account(
+            config, found, seen, pruning.layers, answer=answer, refused=refused, norms=follows,
+            agreement=pruning.agreement, seconds=seconds, peak_memory=self.memory.above_start(),
+        )  # fmt: skip
+        pruned, changed = _parameter_names(engine.model, self.model, found)
+        return Result(engine.model, report, self.base, pruned, changed)
+
+    def _dense(self, batches: Any) -> tuple[Observation, Following]:
+        """What the dense network does on the data, its norms following the person or not."""
+        options, norms = self.config.norms, find_norms(self.engine.model)
+        watched = norms if options.share else ()
+        seen = self._observe(self._real(batches), count_items(batches), watched)
+        follows = following(
+            norms if options.share else (),
+            seen.norms,
+            options,
+            # Where there are no classes to be missed, only what has moved can tell.
+            trust=1.0 if not seen.norms or seen.logits is None else self._readout(seen).trust,
+            padded=any(batch.mask is not None for batch in seen.calibration),
+        )
+        if not follows.applied:
+            return seen, follows
+        calibration, samples, seconds = seen.calibration, seen.samples, seen.forward_seconds
+        usable = [norm for norm in norms if norm.name in seen.norms]
         del seen  # before as much is held again
-        normalise_anew(personal, norms, dense.calibration, config.norms, where)
-        dense.outputs.clear()
-        seen = look(dense.calibration, None)
-        seen.samples, seen.forward_seconds = dense.samples, dense.forward_seconds
-    observed = time.perf_counter()
+        normalise_anew(self.engine, usable, calibration, options.share)
+        again = self._observe(calibration, None, ())
+        return again.of_all(samples, seconds), follows
 
-    leave_uncalled(found, seen)
-    _need_layers(found, model)
-    answer, refused = _read(seen, config)
-    silent = _silent_rows(seen, answer)
-    total = sum(layer.size for layer in found.layers) + found.weights_skipped
-    keep_total = budget(total, config.sparsity) - found.weights_skipped
-    if keep_total < len(found.layers):
-        raise FinepruningError(
-            f"sparsity={config.sparsity}: would leave {max(0, keep_total)} weights for"
-            f" {len(found.layers)} layers ({found.weights_skipped} of {total} are in layers left"
-            " alone); give a lower sparsity"
-        )
-
-    done: dict[str, Pruned] = {}
-    solving = 0.0
-    if config.effort == "paper":
-        with _bar(progress, "prune", STEPS * len(seen.calibration)) as bar:
-            prune_by_activity(
-                personal, found, seen.calibration, found.layers, keep_total, where,
-                config.positions, bar.update,
+    def _observe(
+        self, samples: Iterable[Batch], count: int | None, norms: Iterable[Norm]
+    ) -> Observation:
+        with self._bar("observe", count) as bar:
+            return observe(
+                self.engine, self.found, norms, samples, options=self.config.observe,
+                seed=self.config.seed, batch_count=count, step=bar.update,
             )  # fmt: skip
-    else:
-        keep = plan_layers(found.layers, seen, silent, keep_total, config)
-        with _bar(progress, "prune", len(keep)) as bar:
-            head, fit = seen.trace.head, None
-            if config.effort == "best" and config.neighbours and answer is not None and head:
-                fit = with_neighbours(head, torch.from_numpy(answer.shift), config.neighbours)
-            pruning = prune(personal, found, seen, keep, silent, config, where, bar.update, fit)
-        done, solving = pruning.layers, pruning.seconds
-    pruned_at = time.perf_counter()
 
-    if answer is not None and seen.trace.head is not None:
-        head = seen.trace.head
-        bias = head.bias if head.bias is not None else torch.zeros(seen.trace.outputs, device=where)
-        head.write(head.matrix().clone(), bias + torch.from_numpy(answer.shift).to(bias))
+    def _prune(
+        self,
+        found: Found,
+        seen: Observation,
+        silent: dict[str, Tensor],
+        keep: int,
+        answer: Readout | None,
+    ) -> Pruning:
+        config = self.config
+        weights = {layer.name: precise(layer.matrix()) for layer in found.layers}
+        keeps = plan(weights, seen.evidence, silent, keep, config.plan)
+        del weights
+        head, teaching = seen.trace.head, None
+        if config.neighbours.weight and answer is not None and head is not None:
+            teaching = Teaching(head, torch.from_numpy(answer.shift), config.neighbours)
+        with self._bar("prune", len(keeps)) as bar:
+            return prune(
+                self.engine, found, seen, keeps, silent, config.fit,
+                step=bar.update, teaching=teaching,
+            )  # fmt: skip
 
-    for parameter in personal.parameters():
-        if not bool(parameter.isfinite().all()):
+    def _budget(self, found: Found) -> int:
+        """How many weights of the layers found are kept."""
+        keep = budget(found.weights, self.config.sparsity) - found.weights_skipped
+        if keep < len(found.layers):
             raise FinepruningError(
-                "model: the fit gave NaN or infinite weights; please report this"
+                f"sparsity={self.config.sparsity}: would leave {max(0, keep)} weights for"
+                f" {len(found.layers)} layers ({found.weights_skipped} of {found.weights} are in"
+                " layers left alone); give a lower sparsity"
             )
-    scratch.take()  # nothing of the person's data stays on the network
-    seconds = {
-        "observe": observed - started,
-        "dense_forward": seen.forward_seconds,
-        "prune": pruned_at - observed,
-        "solve": solving,
-        "total": time.perf_counter() - started,
-    }
-    report = account(
-        found, seen, done, answer, refused, follow, config, seconds, total, memory.above_start()
-    )
-    pruned, changed = _parameter_names(personal, model, found.layers)
-    return Result(personal, report, base, pruned, changed)
+        return keep
+
+    def _read(self, seen: Observation) -> tuple[Readout | None, str]:
+        if not self.config.readout.enabled:
+            paper = self.config.effort == "paper"
+            return None, "the published rule has none" if paper else "readout=False"
+        if seen.logits is None:
+            return None, seen.trace.readout_refused
+        return self._readout(seen), ""
+
+    def _readout(self, seen: Observation) -> Readout:
+        """What the logits say, worked out once for each observation."""
+        known = getattr(self, "_known", None)
+        if known is None or known[0] is not seen:
+            assert seen.logits is not None
+            found = read_out(seen.logits.double().numpy(), self.config.readout)
+            self._known = known = (seen, found)
+        answer: Readout = known[1]
+        return answer
+
+    def _real(self, batches: Any) -> Iterator[Batch]:
+        """The data as calls of the model: without padding, with all that the model needs."""
+        engine = self.engine
+        writer, longest = writes_tokens(engine.model), self.config.observe.transcript
+
+        def call(batch: Batch) -> None:
+            with torch.no_grad():
+                started(engine.model, batch.to(engine.device)).call(engine.replica())
+
+        for batch in unpadded(read_batches(batches), call):
+            if writer:
+                yield from transcribed(engine.replica(), batch.to(engine.device), longest)
+            else:
+                yield batch
+
+    def _need_layers(self, found: Found) -> None:
+        if not found.layers:
+            why = "; ".join(f"{name}: {reason}" for name, reason in [*found.skipped.items()][:2])
+            raise FinepruningError(
+                f"model: a {type(self.model).__name__} without prunable layers"
+                f" ({why or 'none found'}); it takes Linear, Conv1d/2d/3d or attention"
+            )
+
+    def _check_fit(self) -> None:
+        for parameter in self.engine.model.parameters():
+            if not bool(parameter.isfinite().all()):
+                raise FinepruningError(
+                    "model: the fit gave NaN or infinite weights; please report this"
+                )
+
+    def _bar(self, name: str, total: int | None) -> Any:
+        """A progress bar on stderr: only on a terminal, only for what takes longer than a
+        second."""
+        disable = None if self.progress else True
+        return _Bar(desc=name, total=total, delay=1, disable=disable, leave=False)
 
 
-def _real(model: nn.Module, batches: Any, where: torch.device) -> Iterator[Batch]:
-    """The person's data as calls of the model: without padding, with all that the model needs."""
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """A bar without the thread that watches over all bars, which would outlive the work."""
 
-    def call(batch: Batch) -> None:
-        with torch.inference_mode():
-            started(model, batch.to(where)).call(model)
-
-    for batch in unpadded(read_batches(batches), call):
-        yield from transcribed(model, batch.to(where) if writes_tokens(model) else batch)
-
-
-def _need_layers(found: Found, model: nn.Module) -> None:
-    if not found.layers:
-        why = "; ".join(f"{name}: {reason}" for name, reason in [*found.skipped.items()][:2])
-        raise FinepruningError(
-            f"model: a {type(model).__name__} without prunable layers ({why or 'none found'});"
-            " it takes Linear, Conv1d/2d/3d or attention"
-        )
+    monitor_interval = 0
 
 
 def _check_weights(model: nn.Module) -> None:
@@ -235,75 +306,29 @@ def _device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def leave_uncalled(found: Found, seen: Observation) -> None:
-    """Leave out of ``found`` the layers that no calibration sample reached, and say so."""
-    for layer in [
-        la
-        for la in found.layers
-        if not seen.outputs.get(la.name, {}) and la.name not in seen.repeated
-    ]:
-        found.layers.remove(layer)
-        found.skipped[layer.name] = "never called on the calibration data"
-        found.weights_skipped += layer.size
-
-
-def _read(seen: Observation, config: Config) -> tuple[Readout | None, str]:
-    if not config.readout:
-        return None, "readout=False"
-    if config.effort == "paper":
-        return None, "the published rule has none"
-    if seen.trace.head is None or seen.logits is None:
-        return None, seen.trace.readout_refused
-    return read_out(as_array(seen.logits.double())), ""
-
-
-def _norms_kept(norms: list[Norm], seen: Observation, config: Config) -> str:
-    """Why the batch norms stay as they are; empty: they are to follow the person."""
-    if not norms:
-        chosen = not config.norms or config.effort == "paper"
-        return "not asked for" if chosen else "there are none with statistics"
-    # Where there are no classes to be missed, only what has moved can tell.
-    trust = 1.0 if seen.logits is None else read_out(as_array(seen.logits.double())).trust
-    return why_kept(norms, trust, any(batch.mask is not None for batch in seen.calibration))
-
-
 def _silent_rows(seen: Observation, answer: Readout | None) -> dict[str, Tensor]:
-    if answer is None or seen.trace.head is None or not answer.silent.any():
-        return {}
     head = seen.trace.head
+    if answer is None or head is None or not answer.silent.any():
+        return {}
     return {head.name: torch.from_numpy(answer.silent).to(head.weight.device)}
 
 
-def plan_layers(
-    layers: Iterable[Layer],
-    seen: Observation,
-    silent: dict[str, Tensor],
-    keep: int,
-    config: Config,
-) -> dict[str, int]:
-    """How many weights each layer keeps, of ``keep`` in all; silent rows hold none of them."""
-    scores = {}
-    for layer in layers:
-        dense = seen.inputs[layer.name]
-        score = relative_saliency(
-            precise(layer.matrix()), dense.input_variance(), dense.output_variance()
-        )
-        if layer.name in silent:
-            score = score[:, ~silent[layer.name]]
-        scores[layer.name] = as_array(score)
-    whole = spared({name: score.shape for name, score in scores.items()}, keep)
-    scores = {name: score for name, score in scores.items() if name not in whole}
-    sizes = {name: score.size for name, score in scores.items()}
-    keep -= sum(whole.values())
-    return whole | spread(sizes, global_threshold(scores, keep), keep, config.planned)
+def _add_shift(seen: Observation, answer: Readout | None) -> None:
+    """Fold the read-out into the last layer's bias."""
+    head = seen.trace.head
+    if answer is None or head is None:
+        return
+    shift = torch.from_numpy(answer.shift)
+    bias = head.bias if head.bias is not None else head.weight.new_zeros(len(shift))
+    head.write_bias(bias + shift.to(bias))
 
 
 def _parameter_names(
-    personal: nn.Module, model: nn.Module, layers: Iterable[Layer]
+    personal: nn.Module, model: nn.Module, found: Found
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the pruned weights, and of all other parameters that differ from the given
     model's."""
-    weights = {layer.stored.untyped_storage().data_ptr() for layer in layers}
+    weights = {layer.stored.untyped_storage().data_ptr() for layer in found.layers}
     given = dict(model.named_parameters())
     pruned, changed = [], []
     for name, value in personal.named_parameters():
@@ -312,8 +337,3 @@ def _parameter_names(
         elif name not in given or not torch.equal(value, given[name].detach().to(value.device)):
             changed.append(name)
     return tuple(pruned), tuple(changed)
-
-
-def _bar(wanted: bool, name: str, total: int | None) -> Any:
-    """A progress bar on stderr: only on a terminal, only for what takes longer than a second."""
-    return tqdm(desc=name, total=total, delay=1, disable=None if wanted else True, leave=False)

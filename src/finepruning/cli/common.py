@@ -1,0 +1,87 @@
+"""What commands share: the model and the folder that the options name, and messages about them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from .._errors import FinepruningError
+from .options import AUDIO_OPTIONS, IMAGE_OPTIONS, given_images
+
+if TYPE_CHECKING:
+    from .. import AudioFolder, ImageFolder, Loaded
+    from ..data.folder import Kind
+
+
+def say(message: str) -> None:
+    """Print a line on stderr."""
+    print(f"finepruning: {message}", file=sys.stderr, flush=True)
+
+
+def held_kind(args: argparse.Namespace) -> Kind:
+    """Whether the folder holds images or audio; options that mean nothing there are refused."""
+    from ..data.images import IMAGES
+    from ..hub import folders
+
+    kind = folders.held_kind(args.data)
+    for name in AUDIO_OPTIONS if kind is IMAGES else IMAGE_OPTIONS:
+        if getattr(args, name, None) is not None:
+            raise FinepruningError(
+                f"--{name.replace('_', '-')}: {args.data} holds {kind.plural}; leave it out"
+            )
+    return kind
+
+
+def load(args: argparse.Namespace, kind: Kind) -> Loaded:
+    """Load the model; the command's options go before what it says of its inputs."""
+    from .. import load_model
+    from ..data.images import IMAGES
+    from ..hub.folders import check_kind
+
+    loaded = load_model(args.model, args.weights)
+    check_kind(loaded, kind, args.data)
+    if kind is IMAGES:
+        return _with_images(args, loaded)
+    return _with_audio(args, loaded)
+
+
+def _with_images(args: argparse.Namespace, loaded: Loaded) -> Loaded:
+    from .. import Preprocess
+
+    loaded = loaded.preparing_images(**given_images(args))
+    own = not isinstance(loaded.preprocess, Preprocess)
+    shown = "prepared by the model's own code" if own else loaded.preprocess
+    note = " (assumed; change with --resize --crop --mean --std)" if loaded.assumed else ""
+    say(f"images: {shown}{note}")
+    return loaded
+
+
+def _with_audio(args: argparse.Namespace, loaded: Loaded) -> Loaded:
+    loaded = loaded.preparing_audio(args.front_end, rate=args.rate, seconds=args.seconds)
+    note = " (assumed; change with --front-end and --rate)" if loaded.assumed else ""
+    say(f"audio: {loaded.front}{note}")
+    return loaded
+
+
+def device(name: str) -> str:
+    """The device that ``--device`` names."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise FinepruningError("--device cuda: PyTorch sees no CUDA device; give --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def about(folder: ImageFolder | AudioFolder) -> dict[str, Any]:
+    """What a result says of its data."""
+    skipped = [{"path": str(path), "reason": reason} for path, reason in folder.skipped]
+    return {"data": str(folder.root), folder.kind.counted: folder.files, "skipped": skipped}
+
+
+def say_skipped(folder: ImageFolder | AudioFolder) -> None:
+    """Name the files that could not be used."""
+    from ..data.folder import describe_skipped
+
+    if folder.skipped:
+        say(f"{folder.files} {folder.kind.counted}; {describe_skipped(folder.skipped, limit=10)}")

@@ -1,0 +1,20 @@
+"""``finepruning inspect``: the report that was saved with an artifact."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+HELP = "show what personalize did and what it cost"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("personal", metavar="DIR", help="what personalize saved")
+
+
+def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from .. import read_report
+    from ..report.text import format_report
+
+    report = read_report(args.personal)
+    return report, format_report(report)

@@ -1,0 +1,79 @@
+"""The options that commands share, and how their values are read."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+IMAGE_OPTIONS = ("resize", "crop", "mean", "std", "channels", "interpolation")
+AUDIO_OPTIONS = ("rate", "seconds", "front_end")
+
+
+def add_model_and_data(parser: argparse.ArgumentParser, data: str) -> None:
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="torchvision:NAME, timm:NAME, FILE.py:function, or a Hugging Face folder or id",
+    )
+    parser.add_argument("--weights", metavar="FILE", help="checkpoint: safetensors, pt or pth")
+    parser.add_argument("--data", required=True, metavar="DIR", help=data)
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    images = parser.add_argument_group("images", "instead of the model's own preprocessing")
+    images.add_argument("--resize", type=size, metavar="N", help="shorter side, HxW, or none")
+    images.add_argument("--crop", type=size, metavar="N", help="centre: side, HxW, or none")
+    images.add_argument("--mean", type=floats, nargs="+", action=_Tuple, metavar="X")
+    images.add_argument("--std", type=floats, nargs="+", action=_Tuple, metavar="X")
+    images.add_argument("--channels", type=int, choices=[1, 3], help="grey or RGB")
+    images.add_argument("--interpolation", metavar="NAME", help="bilinear, bicubic, ...")
+    audio = parser.add_argument_group("audio", "instead of the model's own front end")
+    audio.add_argument(
+        "--front-end", metavar="FILE.py:FUNCTION", help="from a waveform to the network's input"
+    )
+    audio.add_argument("--rate", type=positive, metavar="HZ", help="that the front end takes")
+    audio.add_argument(
+        "--seconds", type=seconds, metavar="S", help="longer recordings are cut (30)"
+    )
+
+
+def given_images(args: argparse.Namespace) -> dict[str, Any]:
+    """The image options that were given, by the names of the API; ``none`` is None there."""
+    given = {name: getattr(args, name) for name in IMAGE_OPTIONS}
+    return {k: None if v == "none" else v for k, v in given.items() if v is not None}
+
+
+class _Tuple(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        setattr(namespace, self.dest, tuple(x for group in values for x in group))
+
+
+def floats(text: str) -> list[float]:
+    return [float(part) for part in text.replace(",", " ").split()]
+
+
+def size(text: str) -> int | tuple[int, int] | str:
+    if text == "none":
+        return text
+    sides = [positive(side) for side in text.lower().split("x")]
+    if len(sides) > 2:
+        raise ValueError
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
+def positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give 1 or more")
+    return value
+
+
+def seconds(text: str) -> float:
+    if not 0.1 <= (value := float(text)) < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: give a number of 0.1 or more")
+    return value
+
+
+def sparsity(text: str) -> float:
+    if not 0 <= (value := float(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a number from 0 up to, not including, 1")
+    return value

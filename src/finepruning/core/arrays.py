@@ -1,0 +1,127 @@
+"""What the two array libraries share, and the few operations that they spell differently.
+
+Shapes are the same everywhere: ``G`` groups, ``O`` outputs and ``D`` inputs a group, ``N`` samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Matrix = Any
+"""A NumPy array (2.0 or newer) or a PyTorch tensor of floats."""
+
+TINY = 1e-30
+"""Keeps the quotients of a row that is already solved finite (0 / TINY = 0)."""
+
+BLOCK = 512
+"""Columns of a Gram matrix that are multiplied at once. How it is computed, not what comes out."""
+
+
+def double(X: Matrix) -> Matrix:
+    """``X`` in float64."""
+    return X.astype(np.float64) if isinstance(X, np.ndarray) else X.double()
+
+
+def half(X: Matrix) -> Matrix:
+    """``X`` in float16."""
+    return X.astype(np.float16) if isinstance(X, np.ndarray) else X.half()
+
+
+def single(X: Matrix) -> bool:
+    """Whether ``X`` is in float32."""
+    return str(X.dtype) in ("float32", "torch.float32")
+
+
+def like(X: Matrix, other: Matrix) -> Matrix:
+    """``X`` in the dtype (and where ``other`` is a tensor, on the device) of ``other``."""
+    return X.astype(other.dtype) if isinstance(X, np.ndarray) else X.to(other)
+
+
+def cat(parts: Sequence[Matrix]) -> Matrix:
+    """``parts`` ``(G, n, D)`` one behind the other, ``(G, N, D)``."""
+    if isinstance(parts[0], np.ndarray):
+        return np.concatenate(parts, 1)
+    import torch  # there already: these are its tensors
+
+    return torch.cat([*parts], 1)
+
+
+def clip_min(values: Matrix, low: float) -> Matrix:
+    """``max(values, low)``, in the one spelling that both libraries share."""
+    return values.clip(low, None)
+
+
+def top(scores: Matrix, count: int) -> Matrix:
+    """A boolean mask of the ``count`` largest ``scores``; of equal ones the first in memory
+    stay."""
+    flat = scores.reshape(-1)
+    size = flat.shape[0]
+    if count >= size:
+        return scores == scores
+    if count <= 0:
+        return scores != scores
+    if isinstance(flat, np.ndarray):
+        threshold = np.partition(flat, size - count)[size - count]
+    else:
+        threshold = flat.kthvalue(size - count + 1).values
+    mask = flat >= threshold
+    excess = int(mask.sum()) - count
+    if excess > 0:  # of those at the threshold, the last go
+        equal = flat == threshold
+        at = np.flatnonzero(equal) if isinstance(flat, np.ndarray) else equal.nonzero()[:, 0]
+        mask[at[-excess:]] = False
+    return mask.reshape(scores.shape)
+
+
+def gram(X: Matrix, total: Matrix = 0, block: int = BLOCK) -> Matrix:
+    """``total + X^T X`` of ``X`` ``(G, N, D)``, block by block, so that the lower triangle costs no
+    product. ``total`` is added to in place where ``X`` has more than ``block`` columns."""
+    D = X.shape[2]
+    if block >= D:
+        return total + X.mT @ X
+    if isinstance(total, int):
+        total = X[:, :1, :].mT @ X[:, :1, :] * 0
+    for i in range(0, D, block):
+        for j in range(i, D, block):
+            product = X[:, :, i : i + block].mT @ X[:, :, j : j + block]
+            total[:, i : i + block, j : j + block] += product
+            if j > i:
+                total[:, j : j + block, i : i + block] += product.mT
+    return total
+
+
+def gram_macs(D: int, block: int = BLOCK) -> int:
+    """Multiply-accumulates that :func:`gram` takes for one sample: those of its upper blocks."""
+    whole, rest = divmod(D, block)
+    return (D * D + whole * block * block + rest * rest) // 2
+
+
+class LowRank:
+    """``H = F^T F`` of fewer samples than inputs, ``F`` ``(G, N, D)``, never written out.
+
+    A product takes ``2 N D`` a row instead of ``D^2``, and there is no Gram matrix to compute.
+    """
+
+    __array_ufunc__ = None  # leaves ``array @ self`` to __rmatmul__
+
+    def __init__(self, F: Matrix) -> None:
+        self.F = F
+
+    def __rmatmul__(self, W: Matrix) -> Matrix:
+        return (W @ self.F.mT) @ self.F
+
+    def diagonal(self, *_: int) -> Matrix:
+        """``H_dd`` ``(G, D)``."""
+        return (self.F * self.F).sum(1)
+
+    def dense(self) -> Matrix:
+        """``H`` ``(G, D, D)``, written out."""
+        return self.F.mT @ self.F
+
+
+def written_out(H: Matrix) -> Matrix:
+    """A covariance as a matrix ``(G, D, D)``, whatever its form."""
+    return H.dense() if isinstance(H, LowRank) else H

@@ -1,0 +1,221 @@
+"""Image folders as batches: found in a fixed order, decoded ahead of use, never all in memory."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from .._errors import FinepruningError
+from .folder import Folder, Kind, find_files
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGES = Kind(
+    "image",
+    "images",
+    "images",
+    frozenset(
+        f".{ending}"
+        for ending in (
+            *("apng", "avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg"),
+            *("jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"),
+        )
+    ),
+    "jpg, png, webp, bmp, gif or tif",
+)
+"""Files with these endings are read as images; anything else in the folder is skipped and named."""
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From an image to the network's input: resize, crop the centre, scale to [0, 1], normalise.
+
+    >>> Preprocess(resize=256, crop=224)(Image.new("RGB", (640, 480))).shape
+    torch.Size([3, 224, 224])
+
+    ``resize``: the shorter side in pixels, or ``(height, width)``, or None to keep the size.
+    ``crop``: a square's side, or ``(height, width)``, or None; outside the image it is black.
+    ``mean``, ``std``: one value, or one for each channel, on the scale from 0 to 1. ``channels``: 3
+    (RGB) or 1 (grey). ``interpolation``: nearest, bilinear, bicubic, lanczos, box or hamming. The
+    defaults are those of torchvision's ImageNet networks.
+
+    Raises :class:`FinepruningError` where one of them cannot be.
+    """
+
+    resize: int | tuple[int, int] | None = 256
+    crop: int | tuple[int, int] | None = 224
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    channels: int = 3
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+        if self.channels not in (1, 3):
+            raise FinepruningError(f"channels: {self.channels}; give 3 (RGB) or 1 (grey)")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                raise FinepruningError(
+                    f"{name}: {len(values)} values for {self.channels} channel(s);"
+                    f" give 1 or {self.channels}"
+                )
+        if not all(math.isfinite(v) for v in self.mean + self.std) or min(self.std) <= 0:
+            raise FinepruningError(f"mean {self.mean}, std {self.std}: finite, and std above 0")
+        if self.interpolation not in _FILTERS:
+            raise FinepruningError(
+                f"interpolation: {self.interpolation!r}; give one of {', '.join(_FILTERS)}"
+            )
+        for name, size in (("resize", self.resize), ("crop", self.crop)):
+            if size is not None and min(_pair(size)) < 1:
+                raise FinepruningError(f"{name}: {size}; give 1 pixel or more")
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return float32 ``(channels, height, width)``."""
+        image = image.convert("RGB" if self.channels == 3 else "L")
+        if self.resize is not None:
+            height, width = self._resized(image.height, image.width)
+            image = image.resize((width, height), _FILTERS[self.interpolation])
+        if self.crop is not None:
+            height, width = _pair(self.crop)
+            top, left = round((image.height - height) / 2), round((image.width - width) / 2)
+            image = image.crop((left, top, left + width, top + height))
+        pixels = np.asarray(image, dtype=np.float32).reshape(image.height, image.width, -1) / 255
+        pixels = (pixels - np.array(self.mean, "f4")) / np.array(self.std, "f4")
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        if not isinstance(self.resize, int):
+            return self.resize or (height, width)
+        short, long = self.resize, int(self.resize * max(height, width) / min(height, width))
+        return (short, long) if height <= width else (long, short)
+
+    def __str__(self) -> str:
+        return (
+            f"resize {self.resize} {self.interpolation}, crop {self.crop},"
+            f" mean {list(self.mean)}, std {list(self.std)}, channels {self.channels}"
+        )
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def find_images(root: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """Return the image files under ``root``, sorted, and what was skipped: :func:`find_files`."""
+    return find_files(root, IMAGES)
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Decode a file to 8-bit RGB, the right way up; transparent parts become white.
+
+    Raises ``OSError`` or ``ValueError`` with a short reason when the file cannot be used.
+    """
+    try:
+        with Image.open(path) as file:
+            file.load()
+            image = ImageOps.exif_transpose(file)
+            if image.has_transparency_data:
+                image = image.convert("RGBA")
+                white = Image.new("RGBA", image.size, "white")
+                return Image.alpha_composite(white, image).convert("RGB")
+            if image.mode.startswith("I"):  # 16 bits; Pillow would clip it at 255
+                high = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+                image = Image.fromarray(high.astype(np.uint8))
+            elif image.mode == "F":
+                raise ValueError("floating-point pixels, whose range is not known")
+            return image.convert("RGB")
+    except UnidentifiedImageError:
+        raise ValueError("not an image, whatever its name says") from None
+    except (SyntaxError, EOFError, IndexError, struct.error, Image.DecompressionBombError) as error:
+        # Pillow's decoders raise these too on damaged files.
+        raise ValueError(str(error) or "damaged") from None
+
+
+class ImageFolder(Folder[Tensor]):
+    """Batches of the images in a folder; iterate over it as often as you like.
+
+    >>> for x in ImageFolder("photos", Preprocess(), batch_size=32):  # doctest: +SKIP
+    ...     x.shape  # (32, 3, 224, 224), float32; the last batch may be smaller
+
+    With ``labels``, a map from the name of a folder directly under ``root`` to an output index,
+    batches are ``(x, y)``, with ``y`` int64 of shape ``(B,)``.
+
+    ``len()`` is the number of batches, ``images`` that of the images; ``skipped`` lists
+    ``(path, reason)``. An image that cannot be decoded is found only when it is first reached:
+    it is then skipped, counted in ``skipped``, and left out of later rounds too.
+
+    ``preprocess`` turns a ``PIL.Image`` (RGB, upright) into a tensor; all must have one shape.
+    Raises :class:`FinepruningError` when no image can be used.
+    """
+
+    kind = IMAGES
+
+    def __init__(
+        self,
+        root: str | Path,
+        preprocess: Callable[[Image.Image], Tensor],
+        *,
+        batch_size: int = 32,
+        labels: Mapping[str, int] | None = None,
+    ) -> None:
+        self.preprocess = preprocess
+        super().__init__(root, batch_size=batch_size, labels=labels)
+
+    @property
+    def images(self) -> int:
+        return self.files
+
+    def __len__(self) -> int:
+        return -(-self.files // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+        xs: list[Tensor] = []
+        ys: list[int] = []
+        for x, _, y in self._decoded():
+            if xs and x.shape != xs[0].shape:
+                raise FinepruningError(
+                    f"{self.root}: images give inputs of shapes {tuple(xs[0].shape)} and"
+                    f" {tuple(x.shape)}; set one size, for example --resize 256 --crop 224"
+                )
+            xs.append(x)
+            ys.append(y)
+            if len(xs) == self.batch_size:
+                yield self._batch(xs, ys)
+                xs, ys = [], []
+        if xs:
+            yield self._batch(xs, ys)
+
+    def _batch(self, xs: list[Tensor], ys: list[int]) -> Tensor | tuple[Tensor, Tensor]:
+        x = torch.stack(xs)
+        return x if self.labels is None else (x, torch.tensor(ys))
+
+    def _load(self, path: Path) -> Tensor | str:
+        """Return the network's input, or why the file is skipped."""
+        try:
+            image = read_image(path)
+        except (OSError, ValueError) as error:
+            return str(error).splitlines()[0] if str(error) else "cannot be read"
+        try:
+            return self.preprocess(image)
+        except Exception as error:  # the user's own callable: whatever it raises stops the job
+            raise FinepruningError(
+                f"{path}: preprocessing failed with {type(error).__name__}: {error}"
+            ) from error

@@ -1,0 +1,111 @@
+"""Convolutions as matrices: an output position sees one patch of the input."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .layers import Layer
+
+CONVS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+class ConvLayer(Layer):
+    """``nn.Conv1d/2d/3d`` with any stride, dilation, groups, padding and padding mode."""
+
+    @property
+    def groups(self) -> int:  # type: ignore[override]
+        return self.module.groups
+
+    @property
+    def view(self) -> tuple[Any, ...]:
+        m = self.module
+        return (m.kernel_size, m.stride, m.padding, m.dilation, m.groups, m.padding_mode)
+
+    def sides(self, axis: int) -> tuple[int, int]:
+        """How far the input is padded before and after along one axis of the kernel."""
+        m = self.module
+        if m.padding == "same":
+            total = m.dilation[axis] * (m.kernel_size[axis] - 1)
+            return total // 2, total - total // 2
+        return (0, 0) if m.padding == "valid" else (m.padding[axis],) * 2
+
+    def _padded(self, x: Tensor) -> Tensor:
+        m = self.module
+        axes = reversed(range(len(m.kernel_size)))
+        sides = [side for axis in axes for side in self.sides(axis)]
+        if not any(sides):
+            return x
+        return F.pad(x, sides, mode="constant" if m.padding_mode == "zeros" else m.padding_mode)
+
+    def _batched(self, x: Tensor) -> Tensor:
+        return x if x.ndim == len(self.module.kernel_size) + 2 else x[None]
+
+    def _out_shape(self, padded: Tensor) -> list[int]:
+        m = self.module
+        return [
+            (size - d * (k - 1) - 1) // s + 1
+            for size, k, s, d in zip(
+                padded.shape[2:], m.kernel_size, m.stride, m.dilation, strict=True
+            )
+        ]
+
+    def positions(self, x: Tensor) -> tuple[int, int]:
+        return self._batched(x).shape[0], math.prod(self.out_shape(x))
+
+    def out_shape(self, x: Tensor) -> list[int]:
+        """The output's size along each axis of the kernel for input ``x``."""
+        return self._out_shape(self._padded(self._batched(x)[:1]))
+
+    def columns(self, x: Tensor, sample: Tensor, position: Tensor) -> Tensor:
+        m = self.module
+        x = self._padded(self._batched(x))
+        out = self._out_shape(x)
+        strides = x.stride()
+        # A view (samples, *out, channels, *kernel) of every patch; indexing copies the wanted ones.
+        patches = x.as_strided(
+            (x.shape[0], *out, x.shape[1], *m.kernel_size),
+            (
+                strides[0],
+                *(a * b for a, b in zip(strides[2:], m.stride, strict=True)),
+                strides[1],
+                *(a * b for a, b in zip(strides[2:], m.dilation, strict=True)),
+            ),
+        )
+        index: list[Tensor] = []
+        for n in reversed(out):  # torch.unravel_index would do, but takes 0.6 s to import sympy
+            index.insert(0, position % n)
+            position = position // n
+        taken = patches[(sample, *index)]
+        return taken.reshape(len(sample), self.groups, -1).transpose(0, 1)
+
+    def rows(self, y: Tensor, sample: Tensor, position: Tensor) -> Tensor:
+        y = self._batched(y).flatten(2)
+        return y[sample, :, position].reshape(len(sample), self.groups, -1).transpose(0, 1)
+
+
+class NormedConvLayer(ConvLayer):
+    """A convolution under PyTorch's ``weight_norm``: its weight is ``g v / |v|``."""
+
+    @property
+    def stored(self) -> Tensor:
+        return self.module.parametrizations.weight.original1
+
+    def write(self, matrix: Tensor, bias: Tensor | None) -> None:
+        list_ = self.module.parametrizations.weight
+        g, v = list_.original0.data, list_.original1.data
+        weight = matrix.reshape(v.shape).to(v.dtype) + 0.0
+        norm = torch.norm_except_dim(weight, 2, list_[0].dim)
+        # All of a slice may be gone: then |v| is zero too, and 0 / 0 no weight. One entry stays in
+        # v, and g, which is zero, makes it vanish.
+        nothing = (norm == 0).expand_as(weight)
+        first = torch.zeros_like(nothing)
+        first[tuple(slice(None) if i == list_[0].dim else 0 for i in range(v.ndim))] = True
+        g.copy_(norm)
+        v.copy_(torch.where(nothing & first, 1.0, weight))
+        if bias is not None:
+            self.write_bias(bias)

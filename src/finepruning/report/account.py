@@ -1,0 +1,152 @@
+"""Account: what was done and what it cost, as numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .._config import Config
+from .._version import __version__
+from ..core.neighbours import Agreement
+from ..core.readout import Readout
+from ..network.find import Found
+from ..steps.norms import Following
+from ..steps.observe import Observation
+from ..steps.prune import Pruned
+from .text import format_report
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One prunable layer after the work."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    weights: int
+    zeros: int
+    error: float | None
+    """Share of the variance of the outputs wanted, the dense ones, that is missed on the
+    calibration data; None where not measured. What is wanted of the last layer, neighbours have
+    had a say in."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`finepruning.personalize` did and what it cost. ``str()`` of it is for reading.
+
+    Times are seconds of wall clock; memory is in bytes; ``macs`` counts multiply-accumulates of
+    Conv and Linear layers for one sample. ``forward_passes`` is the multiply-accumulates of
+    everything done, solves included, over those of one dense forward pass over the same samples.
+    """
+
+    version: str
+    config: dict[str, Any]
+    samples: int
+    calibration_samples: int
+    weights: int
+    zeros: int
+    layers: tuple[LayerReport, ...]
+    left_alone: dict[str, str]
+    readout: dict[str, Any]
+    norms: dict[str, Any]
+    neighbours: dict[str, Any]
+    seconds: dict[str, float]
+    peak_memory: int | None
+    macs: dict[str, int]
+    forward_passes: float
+
+    @property
+    def sparsity(self) -> float:
+        """Zeros over all weights of Conv and Linear layers."""
+        return self.zeros / self.weights
+
+    @property
+    def dense_passes(self) -> float:
+        """Total time in units of the dense network's own forward pass over the same samples."""
+        return self.seconds["total"] / max(self.seconds["dense_forward"], 1e-9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, ready for ``json.dumps``."""
+        return {**asdict(self), "sparsity": self.sparsity, "dense_passes": self.dense_passes}
+
+    def __str__(self) -> str:
+        return format_report(self.to_dict())
+
+
+def account(
+    config: Config,
+    found: Found,
+    seen: Observation,
+    done: Mapping[str, Pruned],
+    *,
+    answer: Readout | None,
+    refused: str,
+    norms: Following,
+    agreement: Agreement | None,
+    seconds: dict[str, float],
+    peak_memory: int | None,
+) -> Report:
+    """The report of one personalisation, from what each step noted."""
+    layers = tuple(
+        LayerReport(
+            layer.name,
+            type(layer.module).__name__,
+            tuple(layer.weight.shape),
+            layer.size,
+            int((layer.weight == 0).sum()),
+            done[layer.name].error if layer.name in done else None,
+        )
+        for layer in found.layers
+    )
+    dense = seen.trace.macs(found.layers)
+    personal = sum((la.weights - la.zeros) * seen.trace.positions[la.name] for la in layers)
+    passes_again = config.paper.steps if config.effort == "paper" else 1
+    if norms.applied:  # to normalise anew, and to observe what comes of it
+        passes_again += 2
+    passes = 1 + passes_again * seen.calibration_samples / seen.samples
+    solves = sum(d.macs for d in done.values())
+    return Report(
+        version=__version__,
+        config=config.to_dict(),
+        samples=seen.samples,
+        calibration_samples=seen.calibration_samples,
+        weights=found.weights,
+        zeros=sum(layer.zeros for layer in layers),
+        layers=layers,
+        left_alone=dict(found.skipped),
+        readout=_readout(answer, refused),
+        norms=asdict(norms),
+        neighbours=_neighbours(agreement, refused, config),
+        seconds=seconds,
+        peak_memory=peak_memory,
+        macs={"dense": dense, "personal": personal},
+        forward_passes=passes + solves / max(1, dense * seen.samples),
+    )
+
+
+def _readout(answer: Readout | None, refused: str) -> dict[str, Any]:
+    if answer is None:
+        return {"applied": False, "reason": refused}
+    return {
+        "applied": True,
+        "reason": refused,
+        "outputs": len(answer.shift),
+        "classes": answer.classes,
+        "trust": answer.trust,
+        "temperature": answer.temperature,
+        "silent": int(answer.silent.sum()),
+    }
+
+
+def _neighbours(agreement: Agreement | None, refused: str, config: Config) -> dict[str, Any]:
+    if agreement is not None:
+        asked = agreement.neighbours
+        numbers = {"asked": asked, "same": agreement.same, "weight": agreement.weight}
+        reason = "they do not agree" if asked else "there are too few samples"
+        applied = agreement.weight > 0
+        return {"applied": applied, "reason": "" if applied else reason, **numbers}
+    if config.neighbours.weight == 0:
+        refused = "not asked for"
+    return {"applied": False, "reason": refused or "the last layer was not fitted"}

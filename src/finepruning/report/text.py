@@ -1,0 +1,71 @@
+"""A report as a text, from the dict that an artifact keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def format_report(report: Mapping[str, Any]) -> str:
+    """The text of a report given as :meth:`Report.to_dict` returned it."""
+    seconds, macs, readout = report["seconds"], report["macs"], report["readout"]
+    memory = report["peak_memory"]
+    lines = [
+        f"{'sparsity':<12}{report['sparsity']:.2%} of {report['weights']:,}"
+        " Conv and Linear weights are zero",
+        f"{'samples':<12}{report['samples']} unlabelled"
+        f" ({report['calibration_samples']} to fit the layers)",
+        f"{'effort':<12}{report['config']['effort']}, seed {report['config']['seed']}",
+        f"{'read-out':<12}{_readout_line(readout)}",
+        f"{'batch norms':<12}{_norms_line(report.get('norms'))}",
+        f"{'neighbours':<12}{_neighbours_line(report.get('neighbours'))}",
+        f"{'time':<12}{seconds['total']:.1f} s = {report['dense_passes']:.1f} dense forward passes"
+        f" (observe {seconds['observe']:.1f}, prune {seconds['prune']:.1f},"
+        f" of it solving {seconds['solve']:.1f})",
+        f"{'computation':<12}{report['forward_passes']:.1f} forward-pass equivalents;"
+        " one epoch of fine-tuning takes 3",
+        f"{'MACs':<12}{macs['dense']:,} a sample dense,"
+        f" {macs['personal']:,} with the zeros left out",
+        f"{'memory':<12}"
+        + ("not measured" if memory is None else f"peak {memory / 1e6:,.0f} MB above the start"),
+        "",
+        f"{'layer':<36}{'kind':<12}{'weights':>12}{'zeros':>8}{'error':>8}",
+    ]
+    for layer in report["layers"]:
+        error = "-" if layer["error"] is None else f"{layer['error']:.3f}"
+        share = layer["zeros"] / max(1, layer["weights"])
+        lines.append(
+            f"{layer['name']:<36}{layer['kind']:<12}{layer['weights']:>12,}{share:>8.1%}{error:>8}"
+        )
+    if report["left_alone"]:
+        lines += ["", "left alone:"]
+        lines += [f"  {name}: {reason}" for name, reason in report["left_alone"].items()]
+    return "\n".join(lines)
+
+
+def _norms_line(norms: Mapping[str, Any] | None) -> str:
+    if norms is None:
+        return "left as they were: an earlier version"
+    if norms["applied"]:
+        return f"follow this person (means have moved by {norms['moved']:.3f} variances)"
+    return f"left as they were: {norms['reason']}"
+
+
+def _neighbours_line(neighbours: Mapping[str, Any] | None) -> str:
+    if neighbours is None:
+        return "left out: an earlier version"
+    same = f" ({neighbours['same']:.0%} answer alike)" if neighbours.get("asked") else ""
+    if not neighbours["applied"]:
+        return f"left out: {neighbours['reason']}{same}"
+    return f"{neighbours['asked']} a sample asked{same}, weight {neighbours['weight']:.2f}"
+
+
+def _readout_line(readout: Mapping[str, Any]) -> str:
+    if not readout["applied"]:
+        return f"left as it was: {readout['reason']}"
+    if readout["trust"] < 0.01:
+        return "changes nothing: no sign that classes are missing"
+    return (
+        f"about {readout['classes']:.0f} of {readout['outputs']} classes in use"
+        f" (trust {readout['trust']:.2f}), the others made unlikely; {readout['silent']} removed"
+    )

@@ -1,0 +1,65 @@
+"""What a comparison needs beside the public names. Internal: it may change from version to version.
+
+The benchmarks import from :mod:`finepruning` and from here, and from nowhere else. With these parts
+another rule runs in the same passes: an :class:`Engine` copies the network, :func:`observe` gives
+the evidence of its layers, :func:`plan` says how much each keeps, and :func:`prune` takes any
+``fit(W, evidence, keep, options) -> Solution``.
+"""
+
+from .core.arrays import like, top
+from .core.evidence import Evidence
+from .core.fit import Fit, FitOptions, Solution, fitted_bias, gain, repaired, saliency
+from .core.moments import Moments
+from .core.plan import budget, global_threshold, plan, spread
+from .core.readout import read_out
+from .data.audio import find_audio, read_audio
+from .data.batches import BATCH_SIZE, count_items, logits_of, read_batches
+from .data.images import find_images, read_image
+from .hub.resnet import resnet
+from .network.engine import Engine
+from .network.find import find_layers
+from .network.layers import Layer, precise
+from .network.norms import Norm
+from .network.taps import Call, Place
+from .report.memory import PeakMemory
+from .steps.observe import Observation, observe
+from .steps.prune import prune
+
+__all__ = [
+    "BATCH_SIZE",
+    "Call",
+    "Engine",
+    "Evidence",
+    "Fit",
+    "FitOptions",
+    "Layer",
+    "Moments",
+    "Norm",
+    "Observation",
+    "PeakMemory",
+    "Place",
+    "Solution",
+    "budget",
+    "count_items",
+    "find_audio",
+    "find_images",
+    "find_layers",
+    "fitted_bias",
+    "gain",
+    "global_threshold",
+    "like",
+    "logits_of",
+    "observe",
+    "plan",
+    "precise",
+    "prune",
+    "read_audio",
+    "read_batches",
+    "read_image",
+    "read_out",
+    "repaired",
+    "resnet",
+    "saliency",
+    "spread",
+    "top",
+]

@@ -1,0 +1,317 @@
+"""Observe: what the dense network does on the person's data, in one forward pass.
+
+A trace of one sample says which layers run, how often and how large. The pass itself keeps, of each
+layer, the outputs at sampled positions (what the pruned network will be fitted to), the moments of
+its inputs there, and the logits. Nothing grows with the samples but the logits.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._errors import FinepruningError
+from ..core.evidence import Evidence, Sampled
+from ..core.moments import Marginals, Moments
+from ..core.options import number
+from ..data.batches import Batch, logits_of
+from ..network.engine import Engine
+from ..network.find import Found
+from ..network.layers import Layer, precise, version
+from ..network.norms import ChannelMoments, Norm, norm_places
+from ..network.positions import RealPositions, drawn
+from .trace import Trace, trace, why_uncalled, with_functions
+
+
+@dataclass(frozen=True)
+class ObserveOptions:
+    """What is kept of the dense network's pass."""
+
+    positions: int = number(8000, 1)
+    """Output positions sampled a layer, over all samples together."""
+    inputs_every: int = number(8, 1)
+    """Of these, the moments of the dense network's inputs are taken at one of so many: to gather
+    inputs costs more than outputs, and their moments need fewer samples."""
+    memory: float = number(1.5e9, above=0)
+    """Bytes of activations that may wait at once. More samples than fit are only read out."""
+    beside: float = number(1.5, 1)
+    """Of a sample, so many times the input and output of its largest layer wait at once."""
+    batches: int = number(128, 1)
+    """Calibration batches at most: by then there are far more samples than positions are kept."""
+    transcript: int = number(128, 1)
+    """Tokens at most of the transcript that an encoder-decoder network is fed: 30 seconds of speech
+    are about 100."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is known of the dense network on the person's data."""
+
+    found: Found
+    """The layers that the data reaches; the others are among those left alone."""
+    trace: Trace
+    calibration: tuple[Batch, ...]
+    """The batches that the layers are fitted to."""
+    samples: int
+    """All that were seen."""
+    evidence: Mapping[str, Evidence]
+    """Of each layer that was called, by name."""
+    norms: Mapping[str, ChannelMoments]
+    """Of each batch norm that can follow the person."""
+    logits: Tensor | None
+    """Of all samples ``(n, K)``, float32 on the CPU; None where there is no head."""
+    forward_seconds: float
+
+    @property
+    def calibration_samples(self) -> int:
+        """How many samples the layers are fitted to."""
+        return sum(batch.size for batch in self.calibration)
+
+    def of_all(self, samples: int, seconds: float) -> Observation:
+        """The same, when it is of the calibration set alone, of ``samples`` that took
+        ``seconds``."""
+        return replace(self, samples=samples, forward_seconds=seconds)
+
+
+def observe(
+    engine: Engine,
+    found: Found,
+    norms: Iterable[Norm],
+    batches: Iterable[Batch],
+    *,
+    options: ObserveOptions,
+    seed: int,
+    batch_count: int | None,
+    step: Callable[[int], object],
+) -> Observation:
+    """Run the dense network once over all ``batches`` and keep what the later steps need.
+
+    The first batches whose activations fit in ``options.memory`` bytes (a seeded choice of all,
+    where ``batch_count`` is known) become the calibration set; the rest only adds to the logits.
+    """
+    stream = iter(batches)
+    first = next((b for b in stream if b.size), None)
+    if first is None:
+        raise FinepruningError("batches: there is no data; give at least two samples")
+    engine.settle(first.take(0))
+    traced = trace(engine, found, first)
+    found, uses = with_functions(engine, found, first, traced)
+    if any("" in functions for functions in uses.values()):
+        traced = trace(engine, found, first)
+    room = _Room.of(first, traced, options, batch_count, seed)
+    ahead, known = [first], first.size * (room.batches or 1)
+    if room.batches is None:  # the calibration batches are kept anyway: read them, then count
+        for batch in stream:
+            ahead.append(batch)
+            known += batch.size
+            if known >= room.samples:
+                break
+    expected = min(room.samples, known)
+    watcher = _Watcher(traced, options, seed, options.positions / expected, engine.device)
+    places = found.places + norm_places([*norms])
+    calibration: list[Batch] = []
+    logits: list[Tensor] = []
+    samples, seconds = 0, 0.0
+
+    def chosen() -> Iterable[Batch]:
+        """The batches, each announced to the watcher before it runs."""
+        nonlocal samples
+        for number_, batch in enumerate(chain(ahead, stream)):
+            if not batch.size:
+                continue
+            samples += batch.size
+            kept = room.takes(number_, batch, calibration)
+            watcher.begin(batch, len(calibration) if kept else None)
+            if kept:
+                calibration.append(batch)
+            yield batch
+
+    for passed in engine.stream(chosen(), places, watcher.watch):
+        seconds += passed.seconds
+        if traced.head is not None:
+            logits.append(logits_of(passed.output).float().cpu())
+        step(passed.batch.items)
+    if samples < 2:
+        raise FinepruningError("batches: one sample says nothing of what varies; give at least two")
+    held = sum(batch.size for batch in calibration)
+    evidence = {
+        name: replace(seen, positions=held * traced.positions[name])
+        for name, seen in watcher.evidence.items()
+    }
+    missing = {
+        layer.name: why_uncalled(uses.get(layer.name, set()))
+        for layer in found.layers
+        if layer.name not in evidence
+    }
+    return Observation(
+        found.without(missing),
+        traced,
+        tuple(calibration),
+        samples,
+        evidence,
+        watcher.norm_moments(),
+        torch.cat(logits) if logits else None,
+        seconds,
+    )
+
+
+@dataclass(frozen=True)
+class _Room:
+    """How many samples' activations may wait at once, and which batches get in."""
+
+    samples: int
+    space: int
+    unit: float
+    """Elements of one sample's largest input."""
+    limit: int
+    batches: int | None
+    """How many there will be, where that is known."""
+    numbers: frozenset[int]
+    """Of the batches chosen; empty: the first that fit."""
+
+    @classmethod
+    def of(
+        cls, first: Batch, traced: Trace, options: ObserveOptions, count: int | None, seed: int
+    ) -> _Room:
+        space = max(2, int(options.memory / max(1.0, options.beside * traced.largest)))
+        samples = max(2, min(space, options.batches * first.size))
+        if first.part:  # then the items' number says nothing of the batches'
+            count = None
+        batches = None if count is None else -(-count // first.items)
+        numbers: frozenset[int] = frozenset()
+        if batches is not None and first.size * batches > samples:
+            order = torch.randperm(batches, generator=torch.Generator().manual_seed(seed))
+            numbers = frozenset(order[: max(1, samples // first.size)].tolist())
+        unit = first.weight / first.size
+        return cls(samples, space, unit, options.batches, batches, numbers)
+
+    def takes(self, number_: int, batch: Batch, held: list[Batch]) -> bool:
+        """Whether a batch becomes one of the calibration set."""
+        filled = sum(b.weight / self.unit for b in held)
+        fits = filled + batch.weight / self.unit <= self.space and len(held) < self.limit
+        return (number_ in self.numbers if self.numbers else fits) or not held
+
+
+@dataclass
+class _Drawn:
+    """The positions drawn of one input, which other layers that see it share."""
+
+    x: weakref.ref[Tensor]
+    version: int | None
+    view: Any
+    size: tuple[int, int]
+    sample: Tensor
+    position: Tensor
+    inputs: Marginals | None = None
+
+    def serves(self, layer: Layer, x: Tensor, size: tuple[int, int]) -> bool:
+        """Whether a layer sees the same columns of the same input."""
+        known = self.version is not None and self.version == version(x)
+        same = self.x() is x and known and self.size == size
+        return same and layer.view is not None and self.view == layer.view
+
+
+@dataclass
+class _Watcher:
+    """Gathers the evidence of each layer, and each norm's moments, as batches pass."""
+
+    trace: Trace
+    options: ObserveOptions
+    seed: int
+    per_sample: float
+    """Positions to draw a sample."""
+    device: torch.device
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+    norms: dict[str, ChannelMoments] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    """Norms that are called twice in a pass, or without positions ``(N, C)``: there are no
+    statistics that serve both calls, and with a number a sample few classes look like another
+    device."""
+
+    def __post_init__(self) -> None:
+        self._generator = torch.Generator().manual_seed(self.seed)
+        self._drawn: list[_Drawn] = []  # of inputs that are still alive
+
+    def begin(self, batch: Batch, number_: int | None) -> None:
+        """A batch is about to pass, the calibration batch of that number; None: it is none."""
+        self._batch, self._number = batch, number_
+        self._real = RealPositions(None if batch.mask is None else batch.mask.to(self.device))
+        self._called: set[str] = set()
+
+    def norm_moments(self) -> dict[str, ChannelMoments]:
+        """Those of the norms that were called, and as can be followed."""
+        return {name: seen for name, seen in self.norms.items() if name not in self.refused}
+
+    def watch(self, tap: Layer | Norm, x: Tensor, y: Tensor) -> None:
+        if isinstance(tap, Norm):
+            self._watch_norm(tap, x)
+            return
+        real = self._real.of(tap, x)
+        if self._number is not None:
+            self._watch_layer(tap, x, y, real)
+
+    def _watch_norm(self, norm: Norm, x: Tensor) -> None:
+        if x.ndim <= 2 or norm.name in self._called:
+            self.refused.add(norm.name)
+        self._called.add(norm.name)
+        if norm.name not in self.refused:
+            seen, before = ChannelMoments.of(x), self.norms.get(norm.name)
+            self.norms[norm.name] = seen if before is None else before.merge(seen)
+
+    def _watch_layer(self, layer: Layer, x: Tensor, y: Tensor, real: Tensor | None) -> None:
+        before = self.evidence.get(layer.name)
+        repeated = self.trace.calls.get(layer.name, 0) > 1
+        if not x.numel() or (before and self._number in before.sampled):
+            return  # called again on this data alone: the layer is fitted to its first call
+        size = layer.positions(x)
+        self._drawn = [known for known in self._drawn if known.x() is not None]
+        serving = [known for known in self._drawn if known.serves(layer, x, size)]
+        if serving and not repeated:
+            drawn_ = serving[0]
+        else:
+            sample, position = self._draw(size, real, x.device)
+            drawn_ = _Drawn(weakref.ref(x), version(x), layer.view, size, sample, position)
+        sample, position = drawn_.sample, drawn_.position
+        Y = precise(layer.rows(y, sample, position))
+        if not bool(Y.isfinite().all()):
+            raise FinepruningError(
+                f"layer {layer.name!r}: its outputs hold NaN or infinite values;"
+                " check the model's weights, dtype and input scaling"
+            )
+        if repeated:
+            X = precise(layer.columns(x, sample, position))
+            seen = Evidence(Marginals.of(X), Marginals.of(Y), joint=Moments.of([(X, Y)]))
+        else:
+            if drawn_.inputs is None:
+                count = max(1, len(sample) // max(1, size[0]))  # at least one position a sample
+                every = min(self.options.inputs_every, count)
+                X = precise(layer.columns(x, sample[::every], position[::every]))
+                drawn_.inputs = Marginals.of(X)
+                self._drawn.append(drawn_)
+            assert self._number is not None
+            sampled = {self._number: Sampled.of(size, sample, position, Y)}
+            seen = Evidence(drawn_.inputs, Marginals.of(Y), sampled=sampled)
+        self.evidence[layer.name] = before.merge(seen) if before else seen
+
+    def _draw(
+        self, size: tuple[int, int], real: Tensor | None, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Numbers of samples and of positions to look at."""
+        samples, positions = size
+        count = min(positions, math.ceil(self.per_sample * self._batch.size / max(1, samples)))
+        if real is not None:
+            count = min(count, int(real.sum(1).max()))
+        # Systematic sampling: evenly spaced from a random start, so never a position twice.
+        start = torch.rand(samples, 1, generator=self._generator, dtype=torch.float64)
+        if real is not None:
+            return drawn(real, count, start)
+        position = ((torch.arange(count) + start) * (positions / count)).long()
+        position = position.clamp(max=positions - 1).reshape(-1).to(device)
+        return torch.arange(samples).repeat_interleave(count).to(device), position

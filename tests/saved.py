@@ -1,0 +1,34 @@
+"""What the tests of artifacts share: a network, its data, and whether two have the same bits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+X = torch.randn(32, 2, 6, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """With a tied pair, an attention, and layers without bias."""
+
+    def __init__(self, bias: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(6, 6, bias), nn.Linear(6, 6, bias)
+        self.b.weight, self.b.bias = self.a.weight, self.a.bias
+        self.attend = nn.MultiheadAttention(6, 2, bias=bias, batch_first=True)
+        self.norm = nn.LayerNorm(6)
+        self.head = nn.Linear(6, 3, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(self.a(x).relu())
+        return self.head(self.norm(x + self.attend(x, x, x)[0]).mean(1))
+
+
+def same_bits(a: nn.Module, b: nn.Module) -> bool:
+    one, two = a.state_dict(), b.state_dict()
+    return list(one) == list(two) and all(
+        one[k].dtype == two[k].dtype
+        and torch.equal(one[k].view(-1).view(torch.uint8), two[k].view(-1).view(torch.uint8))
+        for k in one
+    )

@@ -1,0 +1,92 @@
+"""What one sample shows: calls, positions, bytes, and which layer the logits come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from finepruning.network.find import find_layers
+from finepruning.steps.trace import Trace, trace
+from passes import batch, engine_of
+
+X = torch.randn(40, 3, 6, 5)
+
+
+def traced(model: nn.Module, x: Tensor) -> Trace:
+    engine = engine_of(model)
+    return trace(engine, find_layers(engine.model), batch(x))
+
+
+def test_trace() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(48, 5)
+    )
+    seen = traced(model, X[:8])
+    assert dict(seen.calls) == {"0": 1, "2": 1, "4": 1}
+    assert dict(seen.positions) == {"0": 30, "2": 12, "4": 1}
+    assert seen.macs(find_layers(model).layers) == 30 * 108 + 12 * 144 + 240
+    assert seen.largest == 4 * 30 * (3 + 4)
+    assert seen.head is not None
+    assert (seen.head.name, seen.outputs, seen.readout_refused) == ("4", 5, "")
+
+
+class Twice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(self.a(x))
+
+
+class Wrapped(nn.Module):
+    """Gives the logits in another form."""
+
+    def __init__(self, wrap: Any) -> None:
+        super().__init__()
+        self.head, self.wrap = nn.Linear(4, 3), wrap
+
+    def forward(self, x: Tensor) -> Any:
+        return self.wrap(self.head(x))
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), "not the model's output"),
+        (Wrapped(lambda y: y.neg_()), "not the model's output"),  # though it is the same tensor
+        (nn.Sequential(nn.Linear(4, 1)), "single output"),
+        (nn.Sequential(nn.Linear(4, 3), nn.Unflatten(1, (3, 1))), "3 dimensions"),
+        (Twice(), "not the model's output"),
+        (Wrapped(lambda y: {"a": "text"}), "no tensor"),
+        (Wrapped(lambda y: ()), "no tensor"),
+        (Wrapped(lambda y: y[:, :2]), "not the model's output"),
+    ],
+)
+def test_where_there_is_no_readout(model: nn.Module, reason: str) -> None:
+    seen = traced(model, torch.randn(1, 4))
+    assert seen.head is None
+    assert reason in seen.readout_refused
+
+
+def test_calls_are_counted_and_the_largest_is_of_one_call() -> None:
+    seen = traced(Twice(), torch.randn(8, 4))
+    assert dict(seen.calls) == {"a": 2}
+    assert dict(seen.positions) == {"a": 2}
+    assert seen.largest == 4 * (4 + 4)
+
+
+def test_a_tied_head_that_is_called_twice_is_no_head() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.b.weight, self.b.bias = self.a.weight, self.a.bias
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x))
+
+    assert traced(Tied(), torch.randn(2, 4)).head is None
