@@ -241,6 +241,7 @@ SEEDS = {"train": 1, "people": 2}
 def train(name: str, epochs: int = 15, batch: int = 128) -> nn.Module:
     """Train from scratch: the same machine and PyTorch give the same weights."""
     torch.manual_seed(0)
+    torch.set_flush_denormal(True)
     simulate, build = KINDS[name]
     people, each = TRAINING[name]
     data, model = simulate(people, SEEDS["train"], each), build()
