@@ -16,9 +16,10 @@ import sys
 from pathlib import Path
 
 from panel_judge import comparison, judge, tables, write
-from panel_networks import CHECKPOINTS, NETWORKS, write_cache
+from panel_networks import NETWORKS, write_cache
 from panel_people import SIZES
 from panel_readouts import METHODS
+from panel_train import CHECKPOINTS
 from panel_whole import SIZES as WHOLE_SIZES
 from panel_whole import whole
 

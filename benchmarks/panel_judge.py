@@ -247,10 +247,12 @@ def comparison(methods: dict[str, Sequence[Score]]) -> str:
 def aligned(lines: list[list[str]]) -> str:
     """Columns of text, the first to the left, the others to the right."""
     widths = [max(len(line[i]) for line in lines if line) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(x, widths)))
-        for x in lines
-    )
+
+    def row(cells: list[str]) -> str:
+        first, *rest = (f"{c:{'>' if i else '<'}{widths[i]}}" for i, c in enumerate(cells))
+        return "  ".join((first, *rest))
+
+    return "\n".join(row(line) if line else "" for line in lines)
 
 
 # --- Files

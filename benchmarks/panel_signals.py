@@ -1,7 +1,5 @@
 """Two kinds of signal that are simulated, and small networks trained on them from scratch.
 
-    python benchmarks/panel_signals.py [--missing]
-
 *Wearable*: three accelerations and three turning rates at 50 Hz, in windows of 128, of six
 activities. Every person has a pace, a strength, a gait, a noise and a way of wearing the sensor.
 *Beats*: one lead at 150 Hz, windows of 160 around a heart beat, of seven kinds. Every person has a
@@ -12,22 +10,17 @@ differ, and that classes are rare and alike in different ways.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CHECKPOINTS = Path(__file__).parent.parent / "build" / "panel"
-"""Where the trained networks go."""
 Floats = NDArray[np.float64]
 
 
@@ -68,15 +61,15 @@ def _turn(rng: Generator, spread: float) -> Floats:
 def _worn(rng: Generator, counts: list[int]) -> tuple[Floats, list[int]]:
     """One person's windows ``(n, 6, T)``: ``counts`` of each activity."""
     worn, t = _turn(rng, 0.2), np.arange(WINDOW) / RATE
-    pace, strength = rng.lognormal(0, 0.09), rng.lognormal(0, 0.25)
-    gait = rng.lognormal(0, 0.2, (3, 3, 3))
-    phase = np.arange(27).reshape(3, 3, 3) + rng.normal(0, 0.5, (3, 3, 3))
+    pace, strength = rng.lognormal(0, 0.11), rng.lognormal(0, 0.3)
+    gait = rng.lognormal(0, 0.4, (3, 3, 3))
+    phase = np.arange(27).reshape(3, 3, 3) + rng.normal(0, 0.9, (3, 3, 3))
     posture = [np.array(p) + rng.normal(0, 0.08, 3) for p in POSTURE]
     noise, restless = 0.03 * rng.lognormal(0, 0.4), 0.03 * rng.lognormal(0, 0.5)
     windows, labels = [], []
     for activity, count in enumerate(counts):
         for _ in range(count):
-            g = posture[activity] + rng.normal(0, 0.1, 3)
+            g = posture[activity] + rng.normal(0, 0.11, 3)
             a = np.repeat((g / np.linalg.norm(g))[:, None], WINDOW, 1)
             w = np.zeros((3, WINDOW))
             drift = np.cumsum(rng.normal(0, restless / 5, (3, WINDOW)), 1)
@@ -146,10 +139,12 @@ def _beat(rng: Generator, t: Floats, kind: int, body: dict[str, float]) -> Float
     b = body
     w = 0.012 * b["wide"] * rng.lognormal(0, 0.06)
     pr, qt = b["pr"] + rng.normal(0, 0.01), b["qt"] + rng.normal(0, 0.01)
-    normal = b["r"] * _bump(t, 0, w) - b["q"] * _bump(t, -2.2 * w, w) - b["s"] * _bump(t, 2.4 * w, w)
+    qs = b["q"] * _bump(t, -2.2 * w, w) + b["s"] * _bump(t, 2.4 * w, w)
+    normal = b["r"] * _bump(t, 0, w) - qs
     tail = b["t"] * rng.lognormal(0, 0.1) * _bump(t, qt, 0.05)
     atrium = b["p"] * rng.lognormal(0, 0.15) * _bump(t, -pr, 0.025)
-    wide = b["v"] * (_bump(t, 0.01, 4 * w) - 0.35 * _bump(t, 0.13, 0.05) - 0.2 * _bump(t, 0.27, 0.06))
+    after = 0.35 * _bump(t, 0.13, 0.05) + 0.2 * _bump(t, 0.27, 0.06)
+    wide = b["v"] * (_bump(t, 0.01, 4 * w) - after)
     if kind == 1:
         return wide * rng.lognormal(0, 0.1)
     if kind == 2:  # as a normal beat, but early, behind another P: the T before it is near
@@ -233,68 +228,4 @@ KINDS: dict[str, tuple[Callable[..., Signals], Callable[[], nn.Module]]] = {
     "wearable": (wearable, lambda: SignalNet(6, len(ACTIVITIES), 32, 4)),
     "beats": (beats, lambda: SignalNet(1, len(BEATS), 24, 5)),
 }
-TRAINING = {"wearable": (40, 30), "beats": (60, 200)}
-"""People trained on, and samples of each: of an activity, or in all."""
 SEEDS = {"train": 1, "people": 2}
-
-
-def train(name: str, epochs: int = 15, batch: int = 128) -> nn.Module:
-    """Train from scratch: the same machine and PyTorch give the same weights."""
-    torch.manual_seed(0)
-    torch.set_flush_denormal(True)
-    simulate, build = KINDS[name]
-    people, each = TRAINING[name]
-    data, model = simulate(people, SEEDS["train"], each), build()
-    steps = epochs * (len(data.x) // batch)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(epochs):
-        for some in torch.randperm(len(data.x))[: len(data.x) // batch * batch].split(batch):
-            loss = F.cross_entropy(model(data.x[some]), data.labels[some])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    return model.eval()
-
-
-def signal_network(name: str) -> nn.Module:
-    """The trained network; it is trained where there is none yet, in a minute."""
-    path = CHECKPOINTS / f"{name}.safetensors"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(train(name).state_dict(), path)
-    model = KINDS[name][1]()
-    model.load_state_dict(load_file(path))
-    return model.eval()
-
-
-def training_prior(name: str) -> list[float]:
-    """How often each class came up in training."""
-    simulate, _ = KINDS[name]
-    people, each = TRAINING[name]
-    labels = simulate(people, SEEDS["train"], each).labels
-    return (labels.bincount() / len(labels)).tolist()
-
-
-@torch.inference_mode()
-def main() -> None:
-    """Train what is missing, and print how well new people's samples are named."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=[*KINDS])
-    for name in parser.parse_args().names:
-        with torch.inference_mode(False):
-            model = signal_network(name)
-        data = KINDS[name][0](12, SEEDS["people"])
-        answer = torch.cat([model(x) for x in data.x.split(500)]).argmax(1)
-        right = answer == data.labels
-        print(name, f"{right.float().mean():.1%}")
-        for k in range(int(data.labels.max()) + 1):
-            of = data.labels == k
-            share, recall = of.float().mean(), right[of].float().mean()
-            spread = [int(100 * right[of & (data.person == p)].float().mean().nan_to_num(-0.01)) for p in range(12)]
-            print(f"  {k} {share:7.1%} recall {recall:7.1%}", spread)
-
-
-if __name__ == "__main__":
-    main()

@@ -16,8 +16,10 @@ import torch
 from case import logits, measured
 from measure import append_row, read_rows, result_file
 from panel_judge import Score, score
-from panel_networks import NETWORKS, Network, Samples
-from panel_people import PHOTOS, Case, Data, kinds, person
+from panel_kinds import PHOTOS
+from panel_networks import NETWORKS, Network
+from panel_people import Case, Data, kinds_of, person
+from panel_photos import Samples
 from torch import Tensor, nn
 
 import finepruning
@@ -71,7 +73,7 @@ class Whole:
 
 def cases(data: Data, count: int, sizes: Sequence[int], names: list[str] | None) -> Iterator[Case]:
     """The people, but not those of whom there are logits only; of many tests every so manieth."""
-    for kind in kinds(data):
+    for kind in kinds_of(data):
         if PHOTOS in kind.pools or (names is not None and kind.name not in names):
             continue
         for seed in range(count):
@@ -151,5 +153,3 @@ def whole(
         if smoke:
             break
     return results.rows
-
-
