@@ -110,7 +110,7 @@ def _bump(t: Floats, at: float, width: float) -> Floats:
 def _heart(rng: Generator, count: int) -> tuple[Floats, list[int]]:
     """One person's beats ``(count, 1, T)``, as they come."""
     t = (np.arange(BEAT) - BEAT / 2) / BEAT_RATE
-    main = int(rng.choice([0, 4, 5], p=[0.8, 0.1, 0.1]))
+    main = int(rng.choice([0, 4, 5], p=[0.84, 0.08, 0.08]))
     others = [k for k in range(len(BEATS)) if k != main and OFTEN[k]]
     weight = np.array([OFTEN[k] for k in others])
     some = rng.choice(others, rng.integers(2, 5), replace=False, p=weight / weight.sum())
@@ -125,7 +125,7 @@ def _heart(rng: Generator, count: int) -> tuple[Floats, list[int]]:
         "wide": rng.lognormal(0, 0.12), "pr": rng.normal(0.16, 0.015), "qt": rng.normal(0.28, 0.02),
         "v": rng.normal(1.3, 0.3) * (1 if rng.random() < 0.7 else -1), "early": rng.normal(1, 0.15),
     }  # fmt: skip
-    noise, sway = 0.05 * rng.lognormal(0, 0.5), 0.06 * rng.lognormal(0, 0.5)
+    noise, sway = 0.08 * rng.lognormal(0, 0.5), 0.06 * rng.lognormal(0, 0.5)
     beats = []
     for kind in labels:
         x = _beat(rng, t, kind, body) * rng.lognormal(0, 0.05)
@@ -148,21 +148,21 @@ def _beat(rng: Generator, t: Floats, kind: int, body: dict[str, float]) -> Float
     if kind == 1:
         return wide * rng.lognormal(0, 0.1)
     if kind == 2:  # as a normal beat, but early, behind another P: the T before it is near
-        near = -0.52 + 0.06 * b["early"] * rng.normal(0, 1)
-        odd = 0.7 * b["p"] * _bump(t, -pr + 0.02 * b["early"], 0.02)
-        return normal + tail + odd + b["t"] * _bump(t, near, 0.05)
+        near = -0.53 + 0.06 * b["early"] * rng.normal(0, 1)
+        odd = 0.8 * b["p"] * _bump(t, -pr + 0.015 * b["early"], 0.02)
+        return normal + tail + odd + 0.6 * b["t"] * _bump(t, near, 0.05)
     if kind == 3:
-        mix = rng.uniform(0.2, 0.9)
+        mix = rng.uniform(0.3, 1.0)
         return mix * (normal + tail) + (1 - mix) * wide + atrium
     if kind == 4:
         apart = rng.uniform(0.015, 0.035)
         notched = 0.8 * b["r"] * (_bump(t, -apart, 1.6 * w) + _bump(t, apart, 1.6 * w))
         return notched + atrium + rng.uniform(-0.8, 0.2) * tail
     if kind == 5:
-        second = rng.uniform(0.1, 0.6) * b["r"] * _bump(t, 0.055, 1.6 * w)
+        second = rng.uniform(0, 0.5) * b["r"] * _bump(t, 0.055, 1.6 * w)
         return normal + second + atrium + tail
     if kind == 6:  # a weak P wave, or none
-        return 0.95 * normal + tail + rng.uniform(0, 0.6) * atrium
+        return 0.95 * normal + tail + rng.uniform(0, 0.7) * atrium
     return normal + tail + atrium
 
 
@@ -191,16 +191,16 @@ def other_device(x: Tensor, kind: str) -> Tensor:
     """The same signals from another device: a slower filter, another gain, an offset, or noise."""
     if kind == "filter":
         kernel = torch.tensor([0.25, 0.5, 0.25]).repeat(x.shape[1], 1, 1)
-        for _ in range(3):
+        for _ in range(8):
             x = F.conv1d(F.pad(x, (1, 1), mode="replicate"), kernel, groups=x.shape[1])
         return x
     spread = x.std((0, 2), keepdim=True)
     if kind == "gain":
-        return 1.4 * x
+        return 2 * x
     if kind == "offset":
-        return x + 0.4 * spread
+        return x + 0.6 * spread
     noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    return x + 0.2 * spread * noise
+    return x + 0.5 * spread * noise
 
 
 DEVICES = ("filter", "gain", "offset", "noise")
