@@ -147,7 +147,10 @@ def person(data: Data, kind: Kind, seed: int, sizes: tuple[int, ...] = SIZES) ->
         all_people = np.unique(data.person[data.person >= 0])
         who = int(all_people[seed % len(all_people)])
     own, tests = halves(data, data.of(*kind.pools, person=who), rng)
-    there = {k: len(v) for k, v in own.items() if len(tests.get(k, ()))}
+    if kind.natural:  # a class may be seen in one of the two only
+        there = {k: len(own[k]) + len(tests[k]) for k in own}
+    else:
+        there = {k: len(own[k]) for k in own if len(own[k]) and len(tests[k])}
     shares = kind.shares(rng, there)
     if not shares:
         return
@@ -168,7 +171,7 @@ def person(data: Data, kind: Kind, seed: int, sizes: tuple[int, ...] = SIZES) ->
     order = rng.permutation(np.concatenate([own[k] for k in shares]))
     for n in sizes:
         mine = order[:n] if kind.natural else _held(shares, own, n, kind.capped)
-        if len(mine) >= ENOUGH * n:
+        if len(mine) >= ENOUGH * n and len(tested):
             mixed = np.random.default_rng(seed).permutation(mine)
             yield Case(data, kind.name, name, n, mixed, tested, weights, new)
 
@@ -191,7 +194,7 @@ def halves(
         cut = (len(free) + int(rng.integers(2))) // 2
         own[k] = np.concatenate([of[side == 0], free[:cut]])
         tests[k] = np.concatenate([of[side == 1], free[cut:]])
-    return {k: v for k, v in own.items() if len(v)}, {k: v for k, v in tests.items() if len(v)}
+    return own, tests
 
 
 def _natural(shares: Shares, tests: dict[int, Numbers], rng: Generator) -> tuple[Numbers, Floats]:

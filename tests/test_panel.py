@@ -314,7 +314,7 @@ def test_another_device_changes_signals_a_little(device: str) -> None:
     x = signals.wearable(1, 0, 4).x
     other = signals.other_device(x, device)
     assert other.shape == x.shape
-    assert 0.01 < float((other - x).norm() / x.norm()) < 1
+    assert 0.01 < float((other - x).norm() / x.norm()) < 1.5
 
 
 def test_fewer_tests_weigh_as_much(data: Any) -> None:
