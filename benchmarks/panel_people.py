@@ -181,8 +181,7 @@ def halves(
 ) -> tuple[dict[int, Numbers], dict[int, Numbers]]:
     """The samples of each class that may be held unlabelled, and those that may be tests.
 
-    No sample is in both, and none is in both in disguise: a sample that another device took again
-    has the same number and the same side, because a case has samples of one device only.
+    No sample is in both, nor the same one as another device has it: a case has one device only.
     """
     own: dict[int, Numbers] = {}
     tests: dict[int, Numbers] = {}
