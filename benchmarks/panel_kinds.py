@@ -113,15 +113,18 @@ FEW: tuple[tuple[str, Callable[[Generator, Counts], Shares | None]], ...] = (
 )
 
 
-def kinds(pools: list[str], classes: int, somebody: bool) -> list[Kind]:
-    """The kinds that data of these pools and so many classes allows; ``somebody``: it is known
-    whose every sample is."""
-    devices = [p for p in pools if p not in (CLEAN, PHOTOS)]
+def kinds(pools: list[str], classes: int, somebody: bool, plenty: bool) -> list[Kind]:
+    """The kinds that data of these pools and so many classes allows.
+
+    ``somebody``: it is known whose every sample is; ``plenty``: there are enough of one person that
+    some classes of theirs alone suffice.
+    """
     mine = {"own_person": somebody}
     devices = [p for p in pools if p not in (CLEAN, PHOTOS)]
     clean = (CLEAN,)
-    found = [Kind(name, clean, shares, **mine) for name, shares in FEW]
-    found.append(Kind("a new class", clean, few(5), new=True, **mine))
+    some = {"own_person": plenty}
+    found = [Kind(name, clean, shares, **some) for name, shares in FEW]
+    found.append(Kind("a new class", clean, few(5), new=True, **some))
     if somebody:
         found += [
             Kind("as they live", clean, as_they_come, natural=True, **mine),
@@ -130,7 +133,7 @@ def kinds(pools: list[str], classes: int, somebody: bool) -> list[Kind]:
     for device in devices:
         found += [
             Kind(f"as they come, {device}", (device,), as_they_come, natural=True, **mine),
-            Kind(f"3 equal, {device}", (device,), few(3), **mine),
+            Kind(f"3 equal, {device}", (device,), few(3), **some),
         ]
     if classes < 100:
         return [*found, Kind("everybody", clean, as_they_come, natural=True)]

@@ -20,6 +20,9 @@ from panel_kinds import Kind, Shares, kinds, normal
 SIZES = (16, 32, 64, 128, 250)
 ENOUGH = 0.75
 """With so much of a size a person has it: there are 25 photos of a breed."""
+PLENTY = 40
+"""With so many samples of each class, a person's own suffice for people of a few classes; with
+fewer, as where a word was said ten times, these are made up of everybody's."""
 MOST_TESTS = 1000
 LEAST_TESTS = 10
 """Tests of each class where there are as many: rare ones weigh less for it."""
@@ -125,7 +128,11 @@ class Case:
 
 def kinds_of(data: Data) -> list[Kind]:
     """The kinds of people that a network's data allows."""
-    return kinds(data.pools, data.classes, bool((data.person >= 0).any()))
+    whose = data.person[data.pool == 0]
+    pairs = np.unique(np.stack([whose, data.labels[data.pool == 0]]), axis=1).shape[1]
+    somebody = bool((whose >= 0).any())
+    plenty = somebody and len(whose) >= PLENTY * pairs
+    return kinds(data.pools, data.classes, somebody, plenty)
 
 
 def people(

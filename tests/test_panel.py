@@ -75,7 +75,7 @@ def test_nobody_is_tested_on_what_they_hold(tmp_path: Path, people: int) -> None
         assert len({*data.pool[case.own], *data.pool[case.tests]}) == 1
         assert len(case.own) >= folk.ENOUGH * case.n
         assert case.weights.sum() == pytest.approx(1)
-        if people and case.kind != "everybody":
+        if people and case.kind != "everybody":  # 40 of each class
             assert len({*data.person[case.own], *data.person[case.tests]}) == 1
 
 
