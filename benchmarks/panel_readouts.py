@@ -12,6 +12,7 @@ import adapt
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from panel_candidate import Options, seen_or_unseen
 
 from finepruning.research import read_out
 
@@ -128,6 +129,8 @@ METHODS: dict[str, Reader] = {
     "em": em,
     "C": SoftSpike(),
     "C-related": SoftSpike(related=True),
+    "D": lambda logits, features, known: seen_or_unseen(logits),
+    "D-own-0": lambda logits, features, known: seen_or_unseen(logits, Options(own=0.0)),
 }
 
 

@@ -74,8 +74,8 @@ def agreed(
     logits ``q``, ``z = softmax(q + w a z)`` is iterated, and the change is ``w a z``. The weight
     ``w`` rises from 0 to ``options.weight`` as the share of neighbours with the same answer rises
     from ``disagree`` to ``agree``: the mean of the shares of each class answered, since a class of
-    most samples agrees by chance; of a single class all do, and neighbours stay out. Of 1 to ``most`` neighbours as many are asked as make ``w`` times
-    the root of their number largest.
+    most samples agrees by chance; of a single class all do, and neighbours stay out. Of 1 to
+    ``most`` neighbours as many are asked as make ``w`` times the root of their number largest.
     """
     o, logits = options, np.asarray(logits, dtype=np.float64)
     (n, K), change = logits.shape, np.zeros_like(logits)
