@@ -158,6 +158,7 @@ DEFAULTS = {
     "seed": 0,
     "observe": {
         "beside": 1.5,
+        "at_once": 64e6,
         "positions": 8000, "inputs_every": 8, "memory": 1.5e9, "batches": 128, "transcript": 128,
     },
     "norms": {"follow": "shown", "share": 0.25, "skewed": 0.5, "moved": 0.035},
@@ -342,7 +343,8 @@ def test_the_record_is_saved_with_the_artifact(effort: str, tmp_path: Path) -> N
 ELSEWHERE = {
     "core.arrays.TINY": "keeps quotients finite; no result depends on it",
     "core.evidence.LARGE": "how outputs are kept, not what they mean",
-    "network.engine.TRIM_EVERY": "when memory is given back, not what comes out",
+    "network.engine.TRIM_FROM": "when memory is given back, not what comes out",
+    "core.moments.PART": "how sums are computed, not what comes out",
     "core.arrays.BLOCK": "how a product is computed, not what comes out",
     "core.fit.QUICK": "the default of FitOptions.quick",
     "core.fit.THOROUGH": "the default of FitOptions.thorough",
