@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from panel_judge import comparison, judge, tables, write
-from panel_networks import NETWORKS, write_cache
+from panel_networks import NETWORKS, cached, write_cache
 from panel_people import SIZES
 from panel_readouts import METHODS
 from panel_train import CHECKPOINTS
@@ -29,7 +29,7 @@ SMOKE = "digits"
 def cache(names: list[str], folder: Path, missing: bool) -> None:
     """Write what the dense networks say of all samples."""
     for name in names:
-        if missing and (folder / f"{name}.npz").is_file():
+        if missing and cached(folder / f"{name}.npz"):
             continue
         if lacking := NETWORKS[name].missing():
             print(f"skipped: {name}; {lacking}")

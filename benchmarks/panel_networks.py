@@ -11,6 +11,7 @@ have the same root. The cache has, for each network, one file with
     half (N,)                                          0 unlabelled only, 1 tests only, -1 either
     weight (K, D), bias (K,)                           of the head
     prior (K,)                                         frequencies in training; empty: not known
+    whole                                              whether all pools are in
 """
 
 from __future__ import annotations
@@ -70,10 +71,13 @@ def write_cache(network: Network, folder: Path = CHECKPOINTS) -> Path:
     model = network.load()
     head = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
     bias = torch.zeros(len(head.weight)) if head.bias is None else head.bias
-    prior = network.prior()
+    rest = {
+        "weight": head.weight.detach().numpy(),
+        "bias": bias.detach().numpy(),
+        "prior": np.array(network.prior()),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{network.name}.npz"
-    fresh = path.with_suffix(".part")
     found: dict[str, list[np.ndarray]] = {}
     names: list[str] = []
     for name, samples in network.pools():
@@ -93,17 +97,25 @@ def write_cache(network: Network, folder: Path = CHECKPOINTS) -> Path:
         names.append(name)
         right = (said.argmax(1) == samples.labels).float().mean()
         print(f"{network.name}: {name}, {n} samples, {right:.1%}", file=sys.stderr, flush=True)
-        with fresh.open("wb") as file:
-            np.savez(
-                file,
-                pools=np.array(names),
-                weight=head.weight.detach().numpy(),
-                bias=bias.detach().numpy(),
-                prior=np.array(prior),
-                **{key: np.concatenate(value) for key, value in found.items()},
-            )
-        fresh.replace(path)
+        _save(path, found, {**rest, "pools": np.array(names), "whole": np.array(False)})
+    _save(path, found, {**rest, "pools": np.array(names), "whole": np.array(True)})
     return path
+
+
+def cached(path: Path) -> bool:
+    """Whether a network's cache is there with all its pools."""
+    if not path.is_file():
+        return False
+    with np.load(path) as file:
+        return bool(file["whole"])
+
+
+def _save(path: Path, found: dict[str, list[np.ndarray]], rest: dict[str, np.ndarray]) -> None:
+    """All or nothing: somebody may be reading the last one."""
+    fresh = path.with_suffix(".part")
+    with fresh.open("wb") as file:
+        np.savez(file, **rest, **{key: np.concatenate(value) for key, value in found.items()})
+    fresh.replace(path)
 
 
 # --- Photos

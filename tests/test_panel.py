@@ -15,7 +15,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import panel_judge as judging  # type: ignore[import-not-found]
+import panel_networks  # type: ignore[import-not-found]
 import panel_people as folk  # type: ignore[import-not-found]
+import panel_photos as photos  # type: ignore[import-not-found]
 import panel_readouts as readouts  # type: ignore[import-not-found]
 import panel_signals as signals  # type: ignore[import-not-found]
 import panel_whole as wholes  # type: ignore[import-not-found]
@@ -148,6 +150,26 @@ def test_too_little_data_is_nobody(tmp_path: Path) -> None:
     cases = [*folk.people(cache(tmp_path, each=20), 1)]
     assert max(c.n for c in cases if c.kind == "3 equal") == 32
     assert not [c for c in cases if c.kind == "one class"]
+
+
+def test_a_cache_is_there_when_all_pools_are(tmp_path: Path) -> None:
+    def pools() -> Any:
+        truth = torch.arange(6) % 3
+        yield "as they are", photos.Samples(torch.randn(6, 4), truth)
+        seen.append(panel_networks.cached(tmp_path / "toy.npz"))
+        yield "dull", photos.Samples(torch.randn(6, 4), truth)
+        seen.append(folk.Data(tmp_path / "toy.npz").pools == ["as they are", "dull"])
+        seen.append(panel_networks.cached(tmp_path / "toy.npz"))
+
+    seen: list[bool] = []
+    network = panel_networks.Network("toy", lambda: torch.nn.Linear(4, 3).eval(), pools)
+    path = panel_networks.write_cache(network, tmp_path)
+    assert seen == [False, True, False]
+    assert panel_networks.cached(path)
+    data = folk.Data(path)
+    assert data.features.astype("f4") @ data.weight.T + data.bias == pytest.approx(
+        data.logits, abs=1e-2
+    )
 
 
 # --- The judge
