@@ -13,11 +13,14 @@ TORCH := torch==2.13.0
 
 .PHONY: test quick demo check bench-smoke page clean
 
+# A process for each core, and each with one thread: many small networks gain nothing from more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
+
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 quick: .venv/.dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 demo: .venv/.demo
 	$(BIN)/python demo/run.py

@@ -62,24 +62,29 @@ def _round_trip(pixels: NDArray[np.uint8], quality: int) -> Tensor:
         return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
 
 
+KINDS: dict[str, tuple[Callable[..., Tensor], tuple[float, ...]]] = {
+    "noise": (_noise, NOISE),
+    "defocus": (_defocus, DEFOCUS),
+    "low contrast": (_contrast, CONTRAST),
+    "JPEG": (_jpeg, JPEG),
+}
+
+
+def camera(kind: str, strength: float) -> Shift:
+    """A kind of shift at any strength."""
+    change, _ = KINDS[kind]
+
+    def shift(images: Tensor, numbers: list[int]) -> Tensor:
+        changed = change(images, numbers, strength).clamp(0, 1)
+        return (changed * 255).round() / 255  # a camera's file has 8 bits
+
+    return shift
+
+
 def shifts() -> dict[str, Shift]:
     """All shifts by name: the images as they are, then four kinds at three strengths."""
-
-    def at(change: Callable[..., Tensor], strength: float) -> Shift:
-        def shift(images: Tensor, numbers: list[int]) -> Tensor:
-            changed = change(images, numbers, strength).clamp(0, 1)
-            return (changed * 255).round() / 255  # a camera's file has 8 bits
-
-        return shift
-
     found: dict[str, Shift] = {"as they are": lambda images, numbers: images}
-    kinds = (
-        ("noise", _noise, NOISE),
-        ("defocus", _defocus, DEFOCUS),
-        ("low contrast", _contrast, CONTRAST),
-        ("JPEG", _jpeg, JPEG),
-    )
-    for kind, change, strengths in kinds:
+    for kind, (_, strengths) in KINDS.items():
         for level, strength in enumerate(strengths, 1):
-            found[f"{kind} {level}"] = at(change, strength)
+            found[f"{kind} {level}"] = camera(kind, strength)
     return found

@@ -577,7 +577,8 @@ def neighbours(q: Array, features: Array, most: float) -> tuple[Array, Agreement
             np.mean([answer[j] == c for i in np.flatnonzero(answer == c) for j in near[i][:k]])
             for c in set(answer)
         ]
-        w = most * min(1, max(0, (np.mean(shares) - DISAGREE) / (AGREE - DISAGREE)))
+        agree = np.mean(shares) if len(set(answer)) > 1 else 0.0
+        w = most * min(1, max(0, (agree - DISAGREE) / (AGREE - DISAGREE)))
         if w * np.sqrt(k) > best:
             best, found = w * np.sqrt(k), Agreement(k, float(w))
     asks = [set(near[i][: found.asked]) for i in range(n)]

@@ -158,9 +158,10 @@ DEFAULTS = {
     "seed": 0,
     "observe": {
         "beside": 1.5,
+        "at_once": 64e6,
         "positions": 8000, "inputs_every": 8, "memory": 1.5e9, "batches": 128, "transcript": 128,
     },
-    "norms": {"share": 0.25, "skewed": 0.5, "moved": 0.035},
+    "norms": {"follow": "shown", "share": 0.25, "skewed": 0.5, "moved": 0.035},
     "readout": {
         "enabled": True, "confidence": 0.8, "coolest": 1.25, "heating": 1.1, "heatings": 10,
         "count_heat": 1.2, "shift_heat": 1.5, "share": 0.6, "own_share": 1.75, "clear": 1.6,
@@ -209,7 +210,8 @@ def test_a_mapping_says_what_differs() -> None:
 
 
 def test_a_part_by_its_main_value() -> None:
-    assert Config(norms=0).norms == NormOptions(share=0)
+    assert Config(norms=0).norms == NormOptions(follow="never")
+    assert Config(norms=0.5).norms == NormOptions(follow="always", share=0.5)
     assert Config(readout=False).readout.enabled is False
     assert Config(neighbours=0).neighbours == NeighbourOptions(weight=0)
     assert Config(plan=0.5).plan == PlanOptions(tempering=0.5)
@@ -255,10 +257,10 @@ def test_an_effort_is_a_preset_of_all_parts() -> None:
     assert (best.observe.positions, fast.observe.positions) == (8000, 1000)
     assert (best.observe.inputs_every, fast.observe.inputs_every) == (8, 1)
     assert best.neighbours.weight > fast.neighbours.weight == 0
-    assert best.norms == fast.norms != paper.norms
+    assert best.norms == fast.norms
+    assert (best.norms.follow, paper.norms.follow) == ("shown", "never")
     assert fast.readout.enabled
     assert not paper.readout.enabled
-    assert paper.norms.share == 0
     for effort, parts in PRESETS.items():
         assert parts.keys() == {f.name for f in dataclasses.fields(Config)} - {
             "sparsity", "effort", "seed",
@@ -341,7 +343,8 @@ def test_the_record_is_saved_with_the_artifact(effort: str, tmp_path: Path) -> N
 ELSEWHERE = {
     "core.arrays.TINY": "keeps quotients finite; no result depends on it",
     "core.evidence.LARGE": "how outputs are kept, not what they mean",
-    "network.engine.TRIM_EVERY": "when memory is given back, not what comes out",
+    "network.engine.TRIM_FROM": "when memory is given back, not what comes out",
+    "core.moments.PART": "how sums are computed, not what comes out",
     "core.arrays.BLOCK": "how a product is computed, not what comes out",
     "core.fit.QUICK": "the default of FitOptions.quick",
     "core.fit.THOROUGH": "the default of FitOptions.thorough",

@@ -34,7 +34,7 @@ PRESETS["fast"] = PRESETS["best"] | {
     "fit": FitOptions(method="rescale"),
 }
 PRESETS["paper"] = PRESETS["fast"] | {
-    "norms": NormOptions(share=0.0),
+    "norms": NormOptions(follow="never"),
     "readout": ReadoutOptions(enabled=False),
 }
 """What each effort stands for."""
@@ -42,8 +42,8 @@ PRESETS["paper"] = PRESETS["fast"] | {
 Given = Mapping[str, Any] | None
 """What differs from the preset."""
 
-DIALS = {"norms": "share", "readout": "enabled", "neighbours": "weight", "plan": "tempering"}
-"""The one value that a part may be given as."""
+DIALS = {"readout": "enabled", "neighbours": "weight", "plan": "tempering"}
+"""The one value that a part may be given as. Norms take a share too: 0 for never, else always."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,10 @@ def _part(name: str, preset: Any, given: Any) -> Any:
         return preset
     if isinstance(given, type(preset)):
         return given
-    dial = DIALS.get(name)
-    if dial is not None and isinstance(given, int | float):
-        given = {dial: given}
+    if isinstance(given, int | float) and name == "norms":
+        given = {"follow": "always", "share": given} if given else {"follow": "never"}
+    elif isinstance(given, int | float) and name in DIALS:
+        given = {DIALS[name]: given}
     if not isinstance(given, Mapping):
         raise FinepruningError(
             f"{name}={given!r}: give a mapping of what differs from the preset, of {_names(preset)}"

@@ -169,10 +169,10 @@ class _Run:
     def _dense(self, batches: Any) -> tuple[Observation, Following]:
         """What the dense network does on the data, its norms following the person or not."""
         options, norms = self.config.norms, find_norms(self.engine.model)
-        watched = norms if options.share else ()
+        watched = norms if self.config.effort != "paper" else ()
         seen = self._observe(self._real(batches), count_items(batches), watched)
         follows = following(
-            norms if options.share else (),
+            watched,
             seen.norms,
             options,
             # Where there are no classes to be missed, only what has moved can tell.

@@ -130,6 +130,13 @@ def test_features_that_are_all_alike(value: float) -> None:
     assert np.isfinite(change).all()
 
 
+def test_of_one_answer_all_agree_and_that_says_nothing() -> None:
+    features = np.random.default_rng(2).normal(size=(60, 8))
+    change, found = agreed(np.tile([3.0, 0.0, -1.0], (60, 1)), features)
+    assert not change.any()
+    assert (found.same, found.weight) == (0.0, 0.0)
+
+
 def test_the_weight_rises_with_the_share_that_agrees() -> None:
     """Of six pairs one disagrees: of one class 4 of 5 agree with their nearest, of one 6 of 7."""
     features = np.repeat(np.arange(6)[:, None] == np.arange(6), 2, 0) * 1.0

@@ -122,7 +122,7 @@ def test_padding_never_counts(net: nn.Module) -> None:
 
 def test_norms_never_called_are_passed_over(net: nn.Module) -> None:
     found = following(find_norms(net), {}, NormOptions(), trust=0.0, padded=False)
-    assert found == Following(False, "there are none with statistics", 0.0)
+    assert found == Following(False, "there are none with statistics", False, 0.0)
 
 
 def test_chance_is_no_device(net: nn.Module) -> None:

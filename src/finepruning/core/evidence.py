@@ -16,7 +16,7 @@ import numpy as np
 from .arrays import TINY, Matrix, half, like, single
 from .moments import Gram, Marginals, Moments, Pair
 
-LARGE = 1 << 18
+LARGE = 1 << 17
 """Values from which outputs are kept in half precision: how they are kept, not what they mean."""
 
 

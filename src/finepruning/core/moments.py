@@ -5,7 +5,7 @@ Those of two sets of samples merge into those of both, in any order, and can be 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -13,6 +13,9 @@ from .arrays import LowRank, Matrix, cat, clip_min, double, gram, gram_macs, wri
 
 Pair = tuple[Matrix, ...]
 """Inputs ``(G, N, D)``, the outputs wanted there ``(G, N, O)`` and, if not 1, their weight."""
+
+PART = 2048
+"""Samples that are added up together. How it is computed, not what comes out."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class Moments:
         computed again.
         """
         sums = _Sums(gram is None)
-        for X, Y, *weight in pairs:
+        for X, Y, *weight in _joined(pairs):
             sums.add(X, Y, *weight)
         return sums.moments(gram)
 
@@ -206,6 +209,28 @@ class _Sums:
         C -= x[:, :, None] * y[:, None, :]
         variance = clip_min(self.yy / self.count - y * y, 0.0)
         return Moments(known, self.y_first + y, C, variance, float(macs))
+
+
+def _joined(pairs: Iterable[Pair]) -> Iterator[Pair]:
+    """The same in parts of some size: every one that is added costs as much as ``H`` is large."""
+    held: list[Pair] = []
+    for X, Y, *weight in pairs:
+        part = (X, Y, weight[0] if weight else 1.0)
+        if held and part[2] != held[0][2]:
+            yield _one(held)
+            held = []
+        held.append(part)
+        if sum(p[0].shape[1] for p in held) >= PART:
+            yield _one(held)
+            held = []
+    if held:
+        yield _one(held)
+
+
+def _one(parts: list[Pair]) -> Pair:
+    if len(parts) == 1:
+        return parts[0]
+    return cat([p[0] for p in parts]), cat([p[1] for p in parts]), parts[0][2]
 
 
 def _factored(X: Matrix, Y: Matrix, weight: float = 1.0) -> Moments:

@@ -74,8 +74,8 @@ def agreed(
     logits ``q``, ``z = softmax(q + w a z)`` is iterated, and the change is ``w a z``. The weight
     ``w`` rises from 0 to ``options.weight`` as the share of neighbours with the same answer rises
     from ``disagree`` to ``agree``: the mean of the shares of each class answered, since a class of
-    most samples agrees by chance. Of 1 to ``most`` neighbours as many are asked as make ``w`` times
-    the root of their number largest.
+    most samples agrees by chance; of a single class all do, and neighbours stay out. Of 1 to
+    ``most`` neighbours as many are asked as make ``w`` times the root of their number largest.
     """
     o, logits = options, np.asarray(logits, dtype=np.float64)
     (n, K), change = logits.shape, np.zeros_like(logits)
@@ -93,6 +93,8 @@ def agreed(
     asked = np.arange(1, o.most + 1, dtype=np.float64)
     shares = shares.cumsum() / asked
     rise = max(o.agree - o.disagree, 1e-12)  # a step, where there is no room for a slope
+    if len(np.unique(answer)) < 2:  # of one answer all agree, which says nothing
+        shares = np.zeros_like(shares)
     weights = o.weight * ((shares - o.disagree) / rise).clip(0, 1)
     score = weights * np.sqrt(asked) if weights.any() else shares
     count = int(score.argmax()) + 1

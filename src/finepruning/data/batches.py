@@ -65,17 +65,16 @@ class Batch:
         """Whether an input has the form ``(N, C, H, W)``."""
         return any(isinstance(v, Tensor) and v.ndim == 4 for v in self._values())
 
-    def channels_last(self) -> Batch:
-        """The same batch with each picture's channels last in memory."""
-
-        def turned(value: Any) -> Any:
-            if not (isinstance(value, Tensor) and value.ndim == 4):
-                return value
-            return value.contiguous(memory_format=torch.channels_last)
-
-        if isinstance(self.inputs, Tensor):
-            return replace(self, inputs=turned(self.inputs))
-        return replace(self, inputs={k: turned(v) for k, v in self.inputs.items()})
+    def parts(self, most: int) -> list[Batch]:
+        """The same samples in batches of at most ``most``, where each input is certainly one row
+        for each sample."""
+        if self.size <= most or _values(self) is None:
+            return [self]
+        starts = range(0, self.size, most)
+        taken = [self.take(i, min(i + most, self.size)) for i in starts]
+        last = len(taken) - 1
+        items = [self.items * (i == last) for i in range(len(taken))]
+        return [replace(t, items=n, part=True) for t, n in zip(taken, items, strict=True)]
 
     def _values(self) -> Iterable[Any]:
         return [self.inputs] if isinstance(self.inputs, Tensor) else self.inputs.values()

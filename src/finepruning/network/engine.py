@@ -32,8 +32,9 @@ from .memory import release_free_memory
 from .replica import Replicas
 from .taps import Place, Run
 
-TRIM_EVERY = 8
-"""Taps between two returns of freed memory: each costs the pages that are asked for again."""
+TRIM_FROM = 1 << 23
+"""Bytes of waiting inputs from which freed memory is given back after a visit. Of less there is
+little to give, and it takes a millisecond."""
 
 Watch = Callable[[Any, Tensor, Tensor], None]
 """``watch(tap, x, y)``: a tap was called with ``x`` and gave ``y``."""
@@ -162,11 +163,12 @@ class Engine:
                     name = full[0] if full else max(waiting, key=lambda n: len(waiting[n][1]))
                     tap, inputs = waiting.pop(name)
                     del waiting
+                    large = sum(x.nbytes for x in inputs.values()) >= TRIM_FROM
                     visit(tap, inputs)
                     visited.add(name)
                     for runner in runners:
                         runner.learn(tap)
-                    if len(visited) % TRIM_EVERY == 1:
+                    if large:
                         release_free_memory()
                     for i in [*inputs]:
                         del inputs[i]
@@ -222,8 +224,7 @@ class Engine:
 
     def _given(self, batch: Batch) -> Batch:
         """The batch as the network takes it now."""
-        given = batch.to(self.device)
-        return given.channels_last() if self._turned else given
+        return batch.to(self.device)
 
 
 def _close(a: Any, b: Any) -> bool:

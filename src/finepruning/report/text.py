@@ -48,6 +48,12 @@ def _norms_line(norms: Mapping[str, Any] | None) -> str:
         return "left as they were: an earlier version"
     if norms["applied"]:
         return f"follow this person (means have moved by {norms['moved']:.3f} variances)"
+    if norms.get("shown") and norms["reason"] == "not asked for":
+        return (
+            f"left as they were, but their means have moved by {norms['moved']:.3f} variances:"
+            " if this is another camera or microphone than the network's, or many classes,"
+            ' Config(norms={"follow": "always"}) may help'
+        )
     return f"left as they were: {norms['reason']}"
 
 

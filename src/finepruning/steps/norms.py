@@ -15,7 +15,7 @@ from functools import reduce
 
 from torch import Tensor
 
-from ..core.options import number
+from ..core.options import choice, number
 from ..data.batches import Batch
 from ..network.engine import Engine
 from ..network.norms import ChannelMoments, Norm, norm_places
@@ -25,8 +25,12 @@ from ..network.norms import ChannelMoments, Norm, norm_places
 class NormOptions:
     """When and how far batch norms follow the person."""
 
+    follow: str = choice("shown", "never", "always")
+    """``shown``: where another device seems to show. What seems so may be a person of few classes
+    in a narrow corner of what the network knows: ``never`` is safe, and the report says where to
+    follow may help; whoever knows of another device says ``always``."""
     share: float = number(0.25, 0, 1)
-    """Of the person's statistics in the batch norms', where another device shows; 0: off."""
+    """Of the person's statistics in those of norms that follow."""
     skewed: float = number(0.5, 0, 1)
     """Up to this trust in the read-out nothing shows that classes are missing."""
     moved: float = number(0.035, 0)
@@ -40,6 +44,8 @@ class Following:
 
     applied: bool
     reason: str
+    shown: bool
+    """Whether it looks as if the data came from another device than the network's."""
     moved: float
     """How far the means in the middle third have moved on the dense network; 0 for none."""
 
@@ -60,17 +66,19 @@ def following(
     third = len(usable) // 3
     middle = usable[third : len(usable) - third]
     moved = sum(norm.moved(seen[norm.name]) for norm in middle) / max(1, len(middle))
-    if not options.share:
+    able = bool(usable) and not padded
+    shown = able and (trust <= options.skewed or moved > options.moved)
+    if options.follow == "never" or not options.share:
         reason = "not asked for"
     elif not usable:
         reason = "there are none with statistics"
     elif padded:
         reason = "padding would count"
-    elif trust > options.skewed and moved <= options.moved:
+    elif options.follow == "shown" and not shown:
         reason = "no sign of another device"
     else:
         reason = ""
-    return Following(not reason, reason, moved)
+    return Following(not reason, reason, shown, moved)
 
 
 def normalise_anew(

@@ -43,6 +43,9 @@ class ObserveOptions:
     """Bytes of activations that may wait at once. More samples than fit are only read out."""
     beside: float = number(1.5, 1)
     """Of a sample, so many times the input and output of its largest layer wait at once."""
+    at_once: float = number(64e6, above=0)
+    """Bytes that the input and output of the largest layer take in one batch; larger batches run in
+    parts. What comes between two layers, for the batch that runs, is several times that."""
     batches: int = number(128, 1)
     """Calibration batches at most: by then there are far more samples than positions are kept."""
     transcript: int = number(128, 1)
@@ -123,15 +126,15 @@ def observe(
     def chosen() -> Iterable[Batch]:
         """The batches, each announced to the watcher before it runs."""
         nonlocal samples
-        for number_, batch in enumerate(chain(ahead, stream)):
-            if not batch.size:
-                continue
-            samples += batch.size
-            kept = room.takes(number_, batch, calibration)
-            watcher.begin(batch, len(calibration) if kept else None)
-            if kept:
-                calibration.append(batch)
-            yield batch
+        most = max(1, int(options.at_once / max(1, traced.largest)))
+        for number_, given in enumerate(chain(ahead, stream)):
+            for batch in given.parts(most) if given.size else []:
+                samples += batch.size
+                kept = room.takes(number_, batch, calibration)
+                watcher.begin(batch, len(calibration) if kept else None)
+                if kept:
+                    calibration.append(batch)
+                yield batch
 
     for passed in engine.stream(chosen(), places, watcher.watch):
         seconds += passed.seconds

