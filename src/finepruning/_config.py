@@ -7,23 +7,29 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ._errors import FinepruningError
+from .core.check import CheckOptions
 from .core.fit import FitOptions
 from .core.neighbours import NeighbourOptions
 from .core.options import number, problem
 from .core.plan import PlanOptions
 from .core.readout import ReadoutOptions
+from .steps.answer import TaskOptions
 from .steps.norms import NormOptions
 from .steps.observe import ObserveOptions
 from .steps.paper import PaperOptions
+from .steps.samples import WarnOptions
 
 PRESETS: dict[str, dict[str, Any]] = {
     "best": {
+        "task": TaskOptions(),
         "observe": ObserveOptions(),
         "norms": NormOptions(),
         "readout": ReadoutOptions(),
         "plan": PlanOptions(),
         "neighbours": NeighbourOptions(),
         "fit": FitOptions(),
+        "check": CheckOptions(),
+        "warn": WarnOptions(),
         "paper": PaperOptions(),
     },
 }
@@ -34,16 +40,23 @@ PRESETS["fast"] = PRESETS["best"] | {
     "fit": FitOptions(method="rescale"),
 }
 PRESETS["paper"] = PRESETS["fast"] | {
-    "norms": NormOptions(follow="never"),
     "readout": ReadoutOptions(enabled=False),
+    "check": CheckOptions(enabled=False),
 }
 """What each effort stands for."""
 
 Given = Mapping[str, Any] | None
 """What differs from the preset."""
 
-DIALS = {"readout": "enabled", "neighbours": "weight", "plan": "tempering"}
-"""The one value that a part may be given as. Norms take a share too: 0 for never, else always."""
+DIALS = {
+    "task": "kind",
+    "norms": "share",
+    "readout": "enabled",
+    "plan": "tempering",
+    "neighbours": "weight",
+    "check": "enabled",
+}
+"""The one value that a part may be given as."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +69,9 @@ class Config:
 
     ``effort`` is a preset of all parts: ``best`` compensates, ``fast`` scores and repairs,
     ``paper`` is the published rule alone. A part that is given says what differs from the preset: a
-    mapping of some of its values, a whole record, or, for ``norms``, ``readout``, ``neighbours``
-    and ``plan``, its main value alone. The defaults are what the benchmarks chose.
+    mapping of some of its values, a whole record, or, for those in ``DIALS``, its main value
+    alone, as in ``task="classes"``, ``norms=0.25``, ``readout=False`` and ``check=False``. The
+    defaults are what the benchmarks chose.
 
     Raises :class:`FinepruningError` where a value is out of range, and names it.
     """
@@ -68,12 +82,15 @@ class Config:
     seed: int = number(0, 0, 2**63 - 1)
     """Draws the positions that are sampled, and the calibration samples where there are too
     many."""
+    task: TaskOptions = field(default=None)  # type: ignore[assignment]
     observe: ObserveOptions = field(default=None)  # type: ignore[assignment]
     norms: NormOptions = field(default=None)  # type: ignore[assignment]
     readout: ReadoutOptions = field(default=None)  # type: ignore[assignment]
     plan: PlanOptions = field(default=None)  # type: ignore[assignment]
     neighbours: NeighbourOptions = field(default=None)  # type: ignore[assignment]
     fit: FitOptions = field(default=None)  # type: ignore[assignment]
+    check: CheckOptions = field(default=None)  # type: ignore[assignment]
+    warn: WarnOptions = field(default=None)  # type: ignore[assignment]
     paper: PaperOptions = field(default=None)  # type: ignore[assignment]
 
     if TYPE_CHECKING:
@@ -83,12 +100,15 @@ class Config:
             sparsity: float = 0.7,
             effort: str = "best",
             seed: int = 0,
+            task: TaskOptions | Given | str = None,
             observe: ObserveOptions | Given = None,
             norms: NormOptions | Given | float = None,
             readout: ReadoutOptions | Given | bool = None,
             plan: PlanOptions | Given | float = None,
             neighbours: NeighbourOptions | Given | float = None,
             fit: FitOptions | Given = None,
+            check: CheckOptions | Given | bool = None,
+            warn: WarnOptions | Given = None,
             paper: PaperOptions | Given = None,
         ) -> None: ...
 
@@ -125,9 +145,7 @@ def _part(name: str, preset: Any, given: Any) -> Any:
         return preset
     if isinstance(given, type(preset)):
         return given
-    if isinstance(given, int | float) and name == "norms":
-        given = {"follow": "always", "share": given} if given else {"follow": "never"}
-    elif isinstance(given, int | float) and name in DIALS:
+    if isinstance(given, int | float | str) and name in DIALS:
         given = {DIALS[name]: given}
     if not isinstance(given, Mapping):
         raise FinepruningError(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from ._errors import FinepruningError
 from .artifact.fingerprint import fingerprint
 from .artifact.save import save
 from .core.plan import budget, plan
-from .core.readout import Readout, read_out
+from .core.readout import Readout
 from .data.batches import Batch, count_items, read_batches
 from .data.padding import unpadded
 from .data.tokens import started, transcribed, writes_tokens
@@ -27,10 +27,15 @@ from .network.layers import precise
 from .network.norms import Norm, find_norms
 from .report.account import Report, account
 from .report.memory import PeakMemory
+from .steps.answer import answers, halves_agree, task_of
+from .steps.check import check
 from .steps.norms import Following, following, normalise_anew
 from .steps.observe import Observation, observe
 from .steps.paper import prune_by_activity
 from .steps.prune import Pruning, Teaching, prune
+from .steps.samples import Distinct
+
+DENSE = "the dense weights are returned"
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,10 @@ def personalize(
     effort: str | None = None,
     readout: bool | None = None,
     seed: int | None = None,
+    task: str | None = None,
+    classes: Sequence[int | str] | None = None,
+    class_names: Sequence[str] | None = None,
+    class_prior: Sequence[float] | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
     config: Config | None = None,
@@ -79,12 +88,25 @@ def personalize(
 
     ``sparsity`` (default 0.7), ``effort`` (``best``, ``fast`` or ``paper``; default ``best``),
     ``readout`` (default True) and ``seed`` (default 0) are what is chosen most often. ``config``
-    holds all choices, these four included: give one or the other.
+    holds all choices, these included: give one or the other.
+
+    ``task`` says what the outputs are: ``classes`` (one answer a sample), ``labels`` (many),
+    ``values`` (numbers, embeddings) or ``tokens``; only classes are read out. By default (``auto``)
+    it is what the network shows; where that is not sure nothing is read out, and the report says
+    how to ask. ``classes`` are the only ones that can come up, numbers or, with ``class_names`` of
+    all outputs, names: no other is answered from then on. ``class_prior`` ``(K,)`` says how often
+    each class came up in training.
+
+    Where personalising would not help this person, as far as samples held back can tell, the
+    network that comes back is the dense one, and the report says so (``check``).
 
     The same inputs and seed give the same bits. Raises :class:`FinepruningError` for data, models
     or choices that cannot be used.
     """
-    chosen = {"sparsity": sparsity, "effort": effort, "readout": readout, "seed": seed}
+    known = {"kind": task, "classes": classes, "names": class_names, "prior": class_prior}
+    outputs = {name: value for name, value in known.items() if value is not None} or None
+    chosen: dict[str, Any] = {"sparsity": sparsity, "effort": effort, "readout": readout}
+    chosen |= {"seed": seed, "task": outputs}
     settings = _settings({k: v for k, v in chosen.items() if v is not None}, config)
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise FinepruningError(f"model: a {type(model).__name__}; give a plain torch.nn.Module")
@@ -130,6 +152,9 @@ class _Run:
         self.base = fingerprint(model)
         self.engine = Engine(model, device)
         self.found = find_layers(self.engine.model)
+        held = config.check
+        self._hold_back = (held.share, held.most) if held.enabled else (0.0, 0)
+        self.distinct = Distinct()
         self._need_layers(self.found)
 
     def result(self, batches: Any) -> Result:
@@ -138,7 +163,7 @@ class _Run:
         observed = time.perf_counter()
         found = seen.found
         self._need_layers(found)
-        answer, refused = self._read(seen)
+        task, answer, halves, refused = self._read(seen)
         silent = _silent_rows(seen, answer)
         keep = self._budget(found)
         pruning = Pruning({}, None, 0.0)
@@ -152,6 +177,13 @@ class _Run:
         _add_shift(seen, answer)
         engine.finish([*found.layers, *find_norms(engine.model)])
         self._check_fit()
+        checked = check(engine, seen, answer, config.check)
+        if not checked.passed:
+            engine = Engine(self.model, engine.device)
+            engine.finish([])
+            found = find_layers(engine.model).without(found.skipped)
+            answer, refused, follows = None, DENSE, replace(follows, applied=False, reason=DENSE)
+            pruning = Pruning({}, None, pruning.seconds)
         seconds = {
             "observe": observed - self.started,
             "dense_forward": seen.forward_seconds,
@@ -162,30 +194,33 @@ class _Run:
         report = account(
             config, found, seen, pruning.layers, answer=answer, refused=refused, norms=follows,
             agreement=pruning.agreement, seconds=seconds, peak_memory=self.memory.above_start(),
+            task=task, check=checked, halves=halves, warnings=self.distinct.warnings(config.warn),
         )  # fmt: skip
         pruned, changed = _parameter_names(engine.model, self.model, found)
+        if not checked.passed:
+            pruned = ()
         return Result(engine.model, report, self.base, pruned, changed)
 
     def _dense(self, batches: Any) -> tuple[Observation, Following]:
         """What the dense network does on the data, its norms following the person or not."""
         options, norms = self.config.norms, find_norms(self.engine.model)
         watched = norms if self.config.effort != "paper" else ()
-        seen = self._observe(self._real(batches), count_items(batches), watched)
+        real = self.distinct.once(self._real(batches))
+        seen = self._observe(real, count_items(batches), watched)
         follows = following(
             watched,
             seen.norms,
             options,
-            # Where there are no classes to be missed, only what has moved can tell.
-            trust=1.0 if not seen.norms or seen.logits is None else self._readout(seen).trust,
             padded=any(batch.mask is not None for batch in seen.calibration),
         )
         if not follows.applied:
             return seen, follows
         calibration, samples, seconds = seen.calibration, seen.samples, seen.forward_seconds
         usable = [norm for norm in norms if norm.name in seen.norms]
+        both = (*calibration, *seen.held)
         del seen  # before as much is held again
         normalise_anew(self.engine, usable, calibration, options.share)
-        again = self._observe(calibration, None, ())
+        again = self._observe(both, None, ())
         return again.of_all(samples, seconds), follows
 
     def _observe(
@@ -195,6 +230,7 @@ class _Run:
             return observe(
                 self.engine, self.found, norms, samples, options=self.config.observe,
                 seed=self.config.seed, batch_count=count, step=bar.update,
+                hold_back=self._hold_back,
             )  # fmt: skip
 
     def _prune(
@@ -229,23 +265,21 @@ class _Run:
             )
         return keep
 
-    def _read(self, seen: Observation) -> tuple[Readout | None, str]:
-        if not self.config.readout.enabled:
-            paper = self.config.effort == "paper"
-            return None, "the published rule has none" if paper else "readout=False"
-        if seen.logits is None:
-            return None, seen.trace.readout_refused
-        return self._readout(seen), ""
-
-    def _readout(self, seen: Observation) -> Readout:
-        """What the logits say, worked out once for each observation."""
-        known = getattr(self, "_known", None)
-        if known is None or known[0] is not seen:
-            assert seen.logits is not None
-            found = read_out(seen.logits.double().numpy(), self.config.readout)
-            self._known = known = (seen, found)
-        answer: Readout = known[1]
-        return answer
+    def _read(self, seen: Observation) -> tuple[str, Readout | None, float | None, str]:
+        """What the outputs are, which classes of theirs the person has, how far two halves of the
+        samples agree on the answers, and why there is no read-out."""
+        config = self.config
+        task, refused = task_of(self.model, seen, config.task)
+        if not config.readout.enabled:
+            paper = config.effort == "paper"
+            refused = "the published rule has none" if paper else "readout=False"
+        elif not refused and self.distinct.different < 2:
+            refused = "all samples are the same"
+        if refused or seen.logits is None:
+            return task, None, None, refused
+        logits = seen.logits.double().numpy()
+        answer = answers(logits, config.task, config.readout)
+        return task, answer, halves_agree(logits, config.task, config.readout), ""
 
     def _real(self, batches: Any) -> Iterator[Batch]:
         """The data as calls of the model: without padding, with all that the model needs."""
@@ -307,10 +341,11 @@ def _device_of(model: nn.Module) -> torch.device:
 
 
 def _silent_rows(seen: Observation, answer: Readout | None) -> dict[str, Tensor]:
+    """Outputs that never come up, as the user says."""
     head = seen.trace.head
-    if answer is None or head is None or not answer.silent.any():
+    if answer is None or head is None or answer.prior.all():
         return {}
-    return {head.name: torch.from_numpy(answer.silent).to(head.weight.device)}
+    return {head.name: torch.from_numpy(answer.prior == 0).to(head.weight.device)}
 
 
 def _add_shift(seen: Observation, answer: Readout | None) -> None:

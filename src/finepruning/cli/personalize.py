@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._errors import FinepruningError
 from . import common, options
+
+if TYPE_CHECKING:
+    from .. import Config, Loaded
 
 HELP = "prune and adapt a network to a person"
 
@@ -28,6 +31,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="leave the output layer's bias",
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--task", choices=["auto", "classes", "labels", "values", "tokens"],
+        help="what the outputs are: one answer a sample, many, numbers, a vocabulary (auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--only-classes", metavar="A,B,...", type=options.words,
+        help="the only classes that can come up, names or numbers; no other is answered any more",
+    )  # fmt: skip
+    parser.add_argument(
+        "--classes", metavar="FILE", help="names of all outputs, one a line, for --only-classes"
+    )
+    parser.add_argument(
+        "--norms", type=options.share, metavar="SHARE",
+        help="of this person's statistics in batch norms, on another device than the network's"
+        " (0; try 0.25)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-check", dest="check", action="store_false", default=None,
+        help="return the personal network even where it does not seem to help",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
@@ -49,17 +72,45 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     folder = open_folder(args.data, loaded, batch_size=args.batch_size, seed=args.seed)
     try:
         result = personalize(
-            loaded.model.to(device),
-            folder,
-            sparsity=args.sparsity,
-            effort=args.effort,
-            readout=args.readout,
-            seed=args.seed,
-            device=device,
+            loaded.model.to(device), folder, config=_config(args, loaded), device=device
         )
     finally:  # where too little is left, it is these that are missing
         common.say_skipped(folder)
+    for line in result.report.warnings:
+        common.say(f"warning: {line}")
+    if not result.report.check["passed"]:
+        common.say(f"the dense weights are returned: {result.report.check['reason']}")
     result.save(out)
     common.say(f"saved in {out}")
     summary = {**common.about(folder), "out": str(out), "report": result.report.to_dict()}
     return summary, str(result.report)
+
+
+def _config(args: argparse.Namespace, loaded: Loaded) -> Config:
+    from .. import Config
+
+    task = {"kind": args.task, "classes": _only_classes(args, loaded)}
+    if args.classes is not None and args.task is None:
+        task["kind"] = "classes"
+    return Config(
+        sparsity=args.sparsity, effort=args.effort, seed=args.seed, readout=args.readout,
+        norms=args.norms, check=args.check,
+        task={name: value for name, value in task.items() if value is not None},
+    )  # fmt: skip
+
+
+def _only_classes(args: argparse.Namespace, loaded: Loaded) -> tuple[int, ...] | None:
+    """Numbers of the classes that are named as the only ones."""
+    from ..scoring.classes import match_classes, read_classes
+
+    given = args.only_classes
+    if given is None or all(name.isdecimal() for name in given):
+        return None if given is None else tuple(map(int, given))
+    table = read_classes(args.classes) if args.classes is not None else loaded.classes
+    if table is None:
+        raise FinepruningError(
+            f"--only-classes {given[0]}: the model's classes have no names; give --classes FILE"
+            " (one name a line, in the order of the outputs), or numbers"
+        )
+    outputs = 1 + max(table.values()) if isinstance(table, dict) else len(table)
+    return tuple(match_classes(given, outputs, names=loaded.classes, file=args.classes).values())

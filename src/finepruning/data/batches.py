@@ -76,6 +76,24 @@ class Batch:
         items = [self.items * (i == last) for i in range(len(taken))]
         return [replace(t, items=n, part=True) for t, n in zip(taken, items, strict=True)]
 
+    def pick(self, numbers: list[int]) -> Batch | None:
+        """Some samples, by number; None where it cannot be told which rows are theirs."""
+        if _values(self) is None:
+            return None
+        mask = None if self.mask is None else self.mask[numbers]
+        if isinstance(self.inputs, Tensor):
+            return replace(self, inputs=self.inputs[numbers], size=len(numbers), mask=mask)
+        inputs = {key: value[numbers] for key, value in self.inputs.items()}
+        return replace(self, inputs=inputs, size=len(numbers), mask=mask)
+
+    def cut(self, at: int) -> tuple[Batch, Batch] | None:
+        """The samples before number ``at``, and the others; None where that cannot be told. The
+        items count with the others."""
+        if _values(self) is None:
+            return None
+        before, after = self.take(0, at), self.take(at, self.size)
+        return replace(before, items=0, part=True), replace(after, items=self.items, part=True)
+
     def _values(self) -> Iterable[Any]:
         return [self.inputs] if isinstance(self.inputs, Tensor) else self.inputs.values()
 

@@ -11,6 +11,7 @@ from .._version import __version__
 from ..core.neighbours import Agreement
 from ..core.readout import Readout
 from ..network.find import Found
+from ..steps.check import Check
 from ..steps.norms import Following
 from ..steps.observe import Observation
 from ..steps.prune import Pruned
@@ -49,9 +50,18 @@ class Report:
     zeros: int
     layers: tuple[LayerReport, ...]
     left_alone: dict[str, str]
+    task: str
+    """What the outputs are: ``classes``, ``labels``, ``values``, ``tokens``; or ``unknown``."""
     readout: dict[str, Any]
+    halves: float | None
+    """Share of the samples on whose answers two halves of them agree, each read out alone."""
     norms: dict[str, Any]
     neighbours: dict[str, Any]
+    check: dict[str, Any]
+    """What samples held back from the fit say of the finished network. Where it is not ``passed``,
+    the dense weights are returned, for the ``reason`` given."""
+    warnings: tuple[str, ...]
+    """What the user should know of the samples."""
     seconds: dict[str, float]
     peak_memory: int | None
     macs: dict[str, int]
@@ -85,6 +95,10 @@ def account(
     refused: str,
     norms: Following,
     agreement: Agreement | None,
+    task: str,
+    halves: float | None,
+    check: Check,
+    warnings: tuple[str, ...],
     seconds: dict[str, float],
     peak_memory: int | None,
 ) -> Report:
@@ -105,7 +119,7 @@ def account(
     passes_again = config.paper.steps if config.effort == "paper" else 1
     if norms.applied:  # to normalise anew, and to observe what comes of it
         passes_again += 2
-    passes = 1 + passes_again * seen.calibration_samples / seen.samples
+    passes = 1 + (passes_again * seen.calibration_samples + check.held) / seen.samples
     solves = sum(d.macs for d in done.values())
     return Report(
         version=__version__,
@@ -116,9 +130,13 @@ def account(
         zeros=sum(layer.zeros for layer in layers),
         layers=layers,
         left_alone=dict(found.skipped),
+        task=task,
         readout=_readout(answer, refused),
+        halves=halves,
         norms=asdict(norms),
         neighbours=_neighbours(agreement, refused, config),
+        check=asdict(check),
+        warnings=warnings,
         seconds=seconds,
         peak_memory=peak_memory,
         macs={"dense": dense, "personal": personal},
@@ -135,8 +153,10 @@ def _readout(answer: Readout | None, refused: str) -> dict[str, Any]:
         "outputs": len(answer.shift),
         "classes": answer.classes,
         "trust": answer.trust,
+        "skew": answer.skew,
         "temperature": answer.temperature,
-        "silent": int(answer.silent.sum()),
+        "unseen": answer.unseen,
+        "closed": int((answer.prior == 0).sum()),
     }
 
 

@@ -17,8 +17,10 @@ def format_report(report: Mapping[str, Any]) -> str:
         f" ({report['calibration_samples']} to fit the layers)",
         f"{'effort':<12}{report['config']['effort']}, seed {report['config']['seed']}",
         f"{'read-out':<12}{_readout_line(readout)}",
+        f"{'halves':<12}{_halves_line(report.get('halves'))}",
         f"{'batch norms':<12}{_norms_line(report.get('norms'))}",
         f"{'neighbours':<12}{_neighbours_line(report.get('neighbours'))}",
+        f"{'check':<12}{_check_line(report.get('check'))}",
         f"{'time':<12}{seconds['total']:.1f} s = {report['dense_passes']:.1f} dense forward passes"
         f" (observe {seconds['observe']:.1f}, prune {seconds['prune']:.1f},"
         f" of it solving {seconds['solve']:.1f})",
@@ -37,6 +39,8 @@ def format_report(report: Mapping[str, Any]) -> str:
         lines.append(
             f"{layer['name']:<36}{layer['kind']:<12}{layer['weights']:>12,}{share:>8.1%}{error:>8}"
         )
+    if report.get("warnings"):
+        lines += ["", *(f"warning: {line}" for line in report["warnings"])]
     if report["left_alone"]:
         lines += ["", "left alone:"]
         lines += [f"  {name}: {reason}" for name, reason in report["left_alone"].items()]
@@ -51,8 +55,8 @@ def _norms_line(norms: Mapping[str, Any] | None) -> str:
     if norms.get("shown") and norms["reason"] == "not asked for":
         return (
             f"left as they were, but their means have moved by {norms['moved']:.3f} variances:"
-            " if this is another camera or microphone than the network's, or many classes,"
-            ' Config(norms={"follow": "always"}) may help'
+            " if this is another camera or microphone than the network's, norms=0.25 (--norms 0.25)"
+            " may help much; if it is not, it does harm"
         )
     return f"left as they were: {norms['reason']}"
 
@@ -71,7 +75,30 @@ def _readout_line(readout: Mapping[str, Any]) -> str:
         return f"left as it was: {readout['reason']}"
     if readout["trust"] < 0.01:
         return "changes nothing: no sign that classes are missing"
+    closed = f"; {readout['closed']} never answered, as asked" if readout.get("closed") else ""
     return (
-        f"about {readout['classes']:.0f} of {readout['outputs']} classes in use"
-        f" (trust {readout['trust']:.2f}), the others made unlikely; {readout['silent']} removed"
+        f"{readout['classes']} of {readout['outputs']} classes in use"
+        f" (trust {readout['trust']:.2f}), the others made less likely{closed}"
     )
+
+
+def _halves_line(halves: float | None) -> str:
+    if halves is None:
+        return "not compared"
+    advice = "" if halves >= 0.9 else ": give more"
+    return f"two halves of the samples agree on {halves:.0%} of the answers{advice}"
+
+
+def _check_line(check: Mapping[str, Any] | None) -> str:
+    if check is None:
+        return "none: an earlier version"
+    if not check["passed"]:
+        return (
+            f"THE DENSE WEIGHTS ARE RETURNED: {check['reason']}, by {check['held']} samples held"
+            " back; ask for less sparsity, or say check=False (--no-check)"
+        )
+    if not check["held"]:
+        return f"none: {check['reason']}"
+    if check["gain"] is None:
+        return f"{check['held']} samples held back: outputs miss {check['error']:.1%}"
+    return f"{check['held']} samples held back: accuracy expected to change by {check['gain']:+.1%}"

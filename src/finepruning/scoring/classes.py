@@ -27,7 +27,7 @@ def match_classes(
     ``n02086240 Shih-Tzu, shih tzu`` answers to the whole, to its id, and to each name.
     Raises :class:`FinepruningError` when a folder has no output, or two could be meant.
     """
-    table = _read_classes(file) if file is not None else None
+    table = read_classes(file) if file is not None else None
     if isinstance(table, dict):
         found = {name: table.get(name, -1) for name in folders}
         missing = [name for name in folders if name not in table]
@@ -68,7 +68,7 @@ def match_classes(
     return found
 
 
-def _read_classes(file: str | Path) -> list[str] | dict[str, int]:
+def read_classes(file: str | Path) -> list[str] | dict[str, int]:
     try:
         text = Path(file).read_text("utf-8-sig")
         table = json.loads(text) if Path(file).suffix.lower() == ".json" else text.splitlines()

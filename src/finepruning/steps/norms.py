@@ -15,7 +15,7 @@ from functools import reduce
 
 from torch import Tensor
 
-from ..core.options import choice, number
+from ..core.options import number
 from ..data.batches import Batch
 from ..network.engine import Engine
 from ..network.norms import ChannelMoments, Norm, norm_places
@@ -23,19 +23,18 @@ from ..network.norms import ChannelMoments, Norm, norm_places
 
 @dataclass(frozen=True)
 class NormOptions:
-    """When and how far batch norms follow the person."""
+    """How far batch norms follow the person.
 
-    follow: str = choice("shown", "never", "always")
-    """``shown``: where another device seems to show. What seems so may be a person of few classes
-    in a narrow corner of what the network knows: ``never`` is safe, and the report says where to
-    follow may help; whoever knows of another device says ``always``."""
-    share: float = number(0.25, 0, 1)
-    """Of the person's statistics in those of norms that follow."""
-    skewed: float = number(0.5, 0, 1)
-    """Up to this trust in the read-out nothing shows that classes are missing."""
+    What looks like another device may be a person of few classes in a narrow corner of what the
+    network knows, and no label-free test tells the two apart: to follow is the user's choice, and
+    the report says where it may help.
+    """
+
+    share: float = number(0.0, 0, 1)
+    """Of the person's statistics in those of norms that follow; 0: none follows. 0.25 is a good
+    share on another device."""
     moved: float = number(0.035, 0)
-    """Mean squared shift, in variances, of the middle norms' means that another device is
-    behind."""
+    """Mean squared shift, in variances, of the middle norms' means from which it may help."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Following:
     applied: bool
     reason: str
     shown: bool
-    """Whether it looks as if the data came from another device than the network's."""
+    """Whether the data may have come from another device than the network's."""
     moved: float
     """How far the means in the middle third have moved on the dense network; 0 for none."""
 
@@ -55,29 +54,21 @@ def following(
     seen: Mapping[str, ChannelMoments],
     options: NormOptions,
     *,
-    trust: float,
     padded: bool,
 ) -> Following:
-    """Whether to normalise anew, from what was ``seen`` of the dense network's norms.
-
-    ``trust`` is the read-out's: at 0 no class seems to be missing.
-    """
+    """Whether to normalise anew, and what was ``seen`` of the dense network's norms."""
     usable = [norm for norm in norms if norm.name in seen]
     third = len(usable) // 3
     middle = usable[third : len(usable) - third]
     moved = sum(norm.moved(seen[norm.name]) for norm in middle) / max(1, len(middle))
     able = bool(usable) and not padded
-    shown = able and (trust <= options.skewed or moved > options.moved)
-    if options.follow == "never" or not options.share:
+    shown = able and moved > options.moved
+    if not options.share:
         reason = "not asked for"
     elif not usable:
         reason = "there are none with statistics"
-    elif padded:
-        reason = "padding would count"
-    elif options.follow == "shown" and not shown:
-        reason = "no sign of another device"
     else:
-        reason = ""
+        reason = "padding would count" if padded else ""
     return Following(not reason, reason, shown, moved)
 
 

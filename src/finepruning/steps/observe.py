@@ -70,6 +70,10 @@ class Observation:
     """Of each batch norm that can follow the person."""
     logits: Tensor | None
     """Of all samples ``(n, K)``, float32 on the CPU; None where there is no head."""
+    held: tuple[Batch, ...]
+    """Batches held back from the fit, for the check at the end."""
+    held_rows: tuple[int, ...]
+    """Where their logits are."""
     forward_seconds: float
 
     @property
@@ -93,11 +97,13 @@ def observe(
     seed: int,
     batch_count: int | None,
     step: Callable[[int], object],
+    hold_back: tuple[float, int] = (0.0, 0),
 ) -> Observation:
     """Run the dense network once over all ``batches`` and keep what the later steps need.
 
     The first batches whose activations fit in ``options.memory`` bytes (a seeded choice of all,
     where ``batch_count`` is known) become the calibration set; the rest only adds to the logits.
+    Of the calibration set, ``hold_back`` (a share, and how many at most) is not fitted to.
     """
     stream = iter(batches)
     first = next((b for b in stream if b.size), None)
@@ -122,30 +128,37 @@ def observe(
     calibration: list[Batch] = []
     logits: list[Tensor] = []
     samples, seconds = 0, 0.0
+    held = _Held(*(hold_back if traced.head is not None else (0.0, 0)))
 
     def chosen() -> Iterable[Batch]:
         """The batches, each announced to the watcher before it runs."""
-        nonlocal samples
         most = max(1, int(options.at_once / max(1, traced.largest)))
         for number_, given in enumerate(chain(ahead, stream)):
             for batch in given.parts(most) if given.size else []:
-                samples += batch.size
-                kept = room.takes(number_, batch, calibration)
-                watcher.begin(batch, len(calibration) if kept else None)
-                if kept:
-                    calibration.append(batch)
+                if room.takes(number_, batch, calibration):
+                    fitted, back = held.split(batch, samples)
+                    if fitted is not None:
+                        watcher.begin(fitted, len(calibration))
+                        calibration.append(fitted)
+                        yield fitted
+                    if back is None:
+                        continue
+                    batch = back
+                watcher.begin(batch, None)
                 yield batch
 
     for passed in engine.stream(chosen(), places, watcher.watch):
         seconds += passed.seconds
+        samples += passed.batch.size
         if traced.head is not None:
-            logits.append(logits_of(passed.output).float().cpu())
+            said = watcher.said if traced.end else logits_of(passed.output)
+            logits.append(said.float().cpu())
         step(passed.batch.items)
     if samples < 2:
         raise FinepruningError("batches: one sample says nothing of what varies; give at least two")
-    held = sum(batch.size for batch in calibration)
+    fitted = sum(batch.size for batch in calibration)
     evidence = {
-        name: replace(seen, positions=held * traced.positions[name])
+        name: replace(seen, positions=fitted * traced.positions[name])
         for name, seen in watcher.evidence.items()
     }
     missing = {
@@ -161,8 +174,40 @@ def observe(
         evidence,
         watcher.norm_moments(),
         torch.cat(logits) if logits else None,
+        tuple(held.batches),
+        tuple(held.rows),
         seconds,
     )
+
+
+@dataclass
+class _Held:
+    """Holds samples back from the fit: the last ones of each batch, or whole batches where these
+    cannot be cut."""
+
+    share: float
+    most: int
+    batches: list[Batch] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    passed: int = 0
+
+    def split(self, batch: Batch, first: int) -> tuple[Batch | None, Batch | None]:
+        """What is fitted to and what is held back; ``first`` is the number of its first sample."""
+        self.passed += batch.size
+        count = min(int(self.passed * self.share), self.most) - len(self.rows)
+        fitted: Batch | None = batch
+        if count <= 0:
+            return batch, None
+        if count >= batch.size:
+            fitted, count = None, batch.size
+        elif (cut := batch.cut(batch.size - count)) is not None:
+            fitted, batch = cut
+        else:
+            return batch, None
+        start = first + (fitted.size if fitted is not None else 0)
+        self.rows += range(start, start + count)
+        self.batches.append(batch)
+        return fitted, batch
 
 
 @dataclass(frozen=True)
@@ -247,6 +292,7 @@ class _Watcher:
         self._batch, self._number = batch, number_
         self._real = RealPositions(None if batch.mask is None else batch.mask.to(self.device))
         self._called: set[str] = set()
+        self.said = torch.empty(0)
 
     def norm_moments(self) -> dict[str, ChannelMoments]:
         """Those of the norms that were called, and as can be followed."""
@@ -256,6 +302,8 @@ class _Watcher:
         if isinstance(tap, Norm):
             self._watch_norm(tap, x)
             return
+        if tap is self.trace.head:
+            self.said = y.flatten(1)
         real = self._real.of(tap, x)
         if self._number is not None:
             self._watch_layer(tap, x, y, real)

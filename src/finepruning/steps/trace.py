@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,9 @@ class Trace:
     largest: int
     """Bytes of inputs and outputs of the layer that has most of them."""
     head: Layer | None
-    """The layer whose output is the network's."""
+    """The layer whose output is the network's, but for what ``end`` says."""
+    end: str
+    """What stands behind it: nothing, ``softmax``, ``log_softmax`` or ``sigmoid``."""
     outputs: int
     readout_refused: str
 
@@ -54,12 +56,12 @@ def trace(engine: Engine, found: Found, batch: Batch) -> Trace:
     (passed,) = engine.stream([batch.take(0)], found.places, watch)
     output = logits_of(passed.output)
     refused = _not_logits(output)
-    head = None
+    head, end = None, ""
     if not refused:
-        head = _head(last, output, calls)
+        head, end = _head(last, output, calls)
         refused = "" if head else "the last layer's output is not the model's output"
     outputs = output.shape[1] if head else 0
-    return Trace(calls, positions, largest, head, outputs, refused)
+    return Trace(calls, positions, largest, head, end, outputs, refused)
 
 
 def with_functions(
@@ -106,14 +108,30 @@ def _not_logits(output: Any) -> str:
     return "there is a single output" if output.shape[1] < 2 else ""
 
 
+ENDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "": lambda y: y,
+    "softmax": lambda y: y.softmax(1),
+    "log_softmax": lambda y: y.log_softmax(1),
+    "sigmoid": torch.sigmoid,
+}
+"""What may stand behind the last layer and leaves the order of its outputs."""
+
+
 def _head(
     last: tuple[Layer, Tensor] | None, output: Tensor, calls: Mapping[str, int]
-) -> Layer | None:
-    """The last layer, where the model's output is its own, or a convolution's at its one
-    position."""
+) -> tuple[Layer | None, str]:
+    """The last layer, or a convolution at its one position, where the model's output is its own or
+    what one of ``ENDS`` makes of it; and which."""
     if last is None:
-        return None
+        return None, ""
     layer, y = last
     alike = y.shape[:2] == output.shape and y.numel() == output.numel()
-    own = alike and layer.matrix().shape[0] == 1 and torch.equal(y.flatten(1), output)
-    return layer if own and calls[layer.name] == 1 else None
+    if not alike or layer.matrix().shape[0] != 1 or calls[layer.name] != 1:
+        return None, ""
+    y = y.flatten(1)
+    for end, of in ENDS.items():
+        made = of(y)
+        same = torch.equal(made, output) if not end else torch.allclose(made, output, atol=1e-4)
+        if same:
+            return layer, end
+    return None, ""
