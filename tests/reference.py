@@ -37,8 +37,7 @@ LIMIT = 3.0  # of the gain, up and down
 NARROW = 16  # inputs an output; layers with fewer are left whole,
 SPARED = 1 / 3  # where they all take no more than this share of what is kept
 # Batch norms.
-SKEWED = 0.5  # trust in the read-out, up to which no class seems to be missing
-MOVED = 0.035  # variances that the means have moved by, that another device is behind
+MOVED = 0.035  # variances that the means have moved by, that another device may be behind
 THIRD = 3  # the middle one of so many parts of the norms is looked at
 TRACED_TOO = False  # whether the first sample, which is traced, counts twice there
 # Neighbours.
@@ -47,27 +46,15 @@ DISAGREE, AGREE = 0.8, 0.9  # shares of the same answer that count nothing, and 
 SET = 512  # samples that are looked at together
 SETTLE_STEPS, SETTLED = 100, 1e-4  # iterations at most, and the change that ends them
 # Read-out.
-CONFIDENCE = 0.8  # mean of the highest probability that the temperature brings about
-HEAT_FROM, HEAT_BY, HEATS = 1.25, 1.1, 10  # temperatures tried: the first, the factor, how many
-COUNT_HEAT, SHIFT_HEAT = 1.2, 1.5  # times that, for the soft counts, and for the shift
-SHARE = 0.6  # of what classes take from each other, that is charged
-OWN_SHARE = 1.75  # times the samples that a class explains: it is charged no more than that
-CLEAR, DOUBT = 1.6, 2.0  # nats of a clear sample; price of each that is short
-USUAL = 10.0  # classes that a person has beforehand
-NOISE = 0.3  # over K: probability through none of the person's classes
-CERTAIN = 0.2  # samples a class, inverse: from there the set counts more than the soft counts
-CANDIDATES = 64  # classes that the search starts from
-MISSING = 0.03  # presence of a class that is surely absent
-MOST_SAMPLES = 4096  # looked at
-EM_STEPS = 60  # of expectation-maximisation
-FLOOR, FLOOR_SAMPLES = 0.03, 2.0  # pseudo-count of a class: the first, and the second over n
-CAP, CAP_FLOOR = 0.7, 0.5  # of the typical count, that is believed; of the pseudo-count beside it
-CAUTION = 0.75  # nats a class and log n for skew to be believed
-CAUTION_SET = 2.0  # nats a log n by which the set must beat all classes
-SILENT_PEAK, SILENT_COUNT = 0.01, 0.05  # probability and count below which an output may go,
-SILENT_PRESENT = 0.5  # presence below which it may,
-SILENT_TRUST, SILENT_UNSEEN = 0.99, 0.05  # where trust is above and mass unseen below this
-ONCE_FROM, ONCE_TO = 0.5, 1.5  # counts of a class that was seen once
+COOLEST, HOTTEST, HEATS = 0.5, 2.5, 8  # temperatures tried, in equal ratios
+CLEAR, SLOPE = 0.25, 8.0  # of the usual clearness, and nats for what is above
+ROOT = 0.75  # power of a class's samples
+LITTLE, FULL = 0.6, 1.6  # skew in logits, up to which nothing is changed and from which all is
+GENTLEST = 1.25  # the shift is the log prior times the temperature, or this
+ROUNDS = 10  # in which samples go over to classes that stay
+EM_STEPS = 30  # of expectation-maximisation
+FEW_SAMPLES, MOST_SAMPLES = 512, 2048  # looked at for the skew, and for the rest
+CLOSED = -1e4  # shift of a class that never comes up, as the user says
 # The published rule.
 PAPER_STEPS = 7
 
@@ -81,8 +68,9 @@ class Settings:
     readout: bool = True
     ridge: float = 0.3
     planned: float = 0.3
-    norms: float = 0.25
+    norms: float = 0.0
     neighbours: float = 1.0
+    classes: tuple[int, ...] | None = None
 
 
 def array(value: torch.Tensor | None) -> Array | None:
@@ -291,6 +279,7 @@ class Outcome:
     answer: Readout | None = None
     moved: float = 0.0
     """How far the means of the middle batch norms have moved."""
+    shown: bool = False
     followed: bool = False
     """Whether the batch norms follow the person."""
     agreement: Agreement | None = None
@@ -307,13 +296,14 @@ def personalize(
     """Personalise ``model`` on the inputs ``x``; ``head`` is the layer that gives the logits."""
     net = Network(copy.deepcopy(model), left_alone)
     outcome = Outcome(net)
-    if settings.effort != "paper" and settings.norms:
-        logits, names = net.forward(x), [n for n, _ in model.named_modules() if n in net.moved]
-        trust = read_out(logits).trust if logits.ndim == 2 else 1.0
+    if settings.effort != "paper":
+        net.forward(x)
+        names = [n for n, _ in model.named_modules() if n in net.moved]
         if any(net.model.get_submodule(n).running_mean.any() for n in names):  # not folded away
             middle = names[len(names) // THIRD : len(names) - len(names) // THIRD]
             outcome.moved = float(np.mean([net.moved[n] for n in middle]))
-            outcome.followed = trust <= SKEWED or outcome.moved > MOVED
+            outcome.shown = outcome.moved > MOVED
+            outcome.followed = settings.norms > 0
         if outcome.followed:
             net.follow = settings.norms
             net.forward(x)
@@ -333,8 +323,13 @@ def personalize(
 
     shift = silent = None
     if settings.readout and head is not None:
-        outcome.answer = read_out(logits.astype(np.float32).astype(np.float64))
-        shift, silent = outcome.answer.shift, outcome.answer.silent
+        said = logits.astype(np.float32).astype(np.float64)
+        inside = [*(settings.classes or range(said.shape[1]))]
+        outcome.answer = read_out(said[:, inside])
+        shift = np.full(said.shape[1], CLOSED)
+        shift[inside] = outcome.answer.shift
+        if settings.classes:
+            silent = ~np.isin(np.arange(len(shift)), inside)
     keeps = plan(net, dense, keep, settings.planned, {head: silent})
     done: set[str] = set()
 
@@ -607,100 +602,71 @@ def logistic(x: float) -> float:
 
 @dataclass
 class Readout:
-    """Shift of the output bias, the outputs that are silent, the trust in it, and how many classes
-    were found."""
+    """Shift of the output bias, the trust in it, and how many classes samples are answered with."""
 
     shift: Array
-    silent: Array
     trust: float
     classes: int
 
 
 def read_out(logits: Array) -> Readout:
     """Which classes the person has, from the dense network's logits ``(n, K)``."""
-    peak = softmax(logits).max(0)
-    if len(logits) > MOST_SAMPLES:
-        spread = [i * (len(logits) - 1) / (MOST_SAMPLES - 1) for i in range(MOST_SAMPLES)]
-        logits = logits[[round(i) for i in spread]]
-    n, K = logits.shape
 
-    def responsibilities(p: Array, floor: float) -> Array:
-        R = p
+    def spread(count: int) -> Array:
+        if len(logits) <= count:
+            return logits
+        return logits[[round(i * (len(logits) - 1) / (count - 1)) for i in range(count)]]
+
+    def others(x: Array, T: float) -> tuple[float, float]:
+        """Share of what is unseen; nats by which a sample is likelier given the others."""
+        n, K = x.shape
+        p, new = softmax(x / T), 0.5 / K + 0.5 * softmax(x / (2 * T)).mean(0)
+        R, U = p.copy(), 0.5
         for _ in range(EM_STEPS):
-            R = p * (R.sum(0) - R + floor)
-            R = R / R.sum(1, keepdims=True)
-        return R
-
-    def evidence(p: Array, R: Array, floor: float) -> float:
-        total, counts = 0.0, R.sum(0)
+            N, taken, missed = R.sum(0), np.zeros_like(R), 0.0
+            for i in range(n):
+                seen = (1 - U) * p[i] * (N - R[i]) / max(n - 1, 1)
+                total = seen.sum() + U * (p[i] @ new)
+                taken[i] = (seen + U * p[i] * new) / total
+                missed += U * (p[i] @ new) / total
+            R, U = taken, (missed + 1) / (n + 1)
+        N, nats = R.sum(0), []
         for i in range(n):
-            others = (counts - R[i] + floor) / (n - 1 + K * floor)
-            total += np.log(K * (p[i] @ others))
-        return total
+            prior = (1 - U) * (N - R[i]) / max(n - 1, 1) + U * new
+            nats.append(np.log(K * (p[i] @ prior)))
+        return U, float(np.mean(nats))
 
-    def effective(N: Array) -> float:
-        q = N[N > 0] / N.sum()
-        return float(np.exp(-(q * np.log(q)).sum()))
+    def clearness(p: Array) -> tuple[Array, Array]:
+        """Mean nats by which a class's samples would miss it; how many these are."""
+        nats: dict[int, list[float]] = {k: [] for k in range(p.shape[1])}
+        for row in p:
+            nats[int(row.argmax())].append(-np.log(1 - min(row.max(), 1 - 1e-9)))
+        mean = [float(np.mean(v)) if v else 0.0 for v in nats.values()]
+        return np.array(mean), np.array([len(v) for v in nats.values()])
 
-    def cost(classes: float) -> float:
-        """What a set of so many classes costs."""
-        each = max(np.log(K / USUAL), 0) + np.log(1 + n / classes) / 2
-        return float(SHARE * n * np.log(classes) + each * classes)
-
-    def presence(p: Array) -> tuple[Array, int, float]:
-        noise = NOISE / K
-
-        def likelihood(classes: list[int]) -> float:
-            return float(np.log(noise + p[:, classes].sum(1)).sum())
-
-        by_mass = sorted(range(K), key=lambda k: -p[:, k].sum())
-        classes = by_mass[: max(CANDIDATES, int((p.sum(0) >= 1).sum()))]
-        sets = []
-        while classes:
-            sets.append((likelihood(classes) - cost(len(classes)), classes))
-            left = [likelihood([c for c in classes if c != k]) for k in classes]
-            classes = [c for i, c in enumerate(classes) if i != int(np.argmax(left))]
-        best, found = max(sets, key=lambda s: s[0])
-        gain = best - (n * np.log(1 + noise) - cost(K))
-        found = list(found)
-        while True:
-            odds, size = np.zeros(K), len(found)
-            for k in range(K):
-                others = noise + p[:, [c for c in found if c != k]].sum(1)
-                missed = np.log(1 + p[:, k] / others)
-                own = float((p[:, k] / (others + p[:, k])).sum())
-                if k in found:
-                    price = cost(size) - cost(max(size - 1, 0.5))
-                else:
-                    price = cost(size + 1) - cost(size)
-                fixed = max(np.log(K / USUAL), 0) + np.log(1 + n / size) / 2
-                price = min(price, OWN_SHARE * own + fixed)
-                half = sorted(missed)[-min(n, max(1, int(np.ceil(own / 2)))) :]
-                short = max(0.0, CLEAR - float(np.mean(half)))
-                price += DOUBT * (1 - size / K) * own * short
-                odds[k] = missed.sum() - price
-            worst = min(found, key=lambda k: odds[k])
-            if size == 1 or odds[worst] >= 0:
-                return np.array([logistic(x) for x in odds]), size, gain
-            found.remove(worst)
-
-    heats = [HEAT_FROM * HEAT_BY**i for i in range(HEATS)]
-    T = next((t for t in heats if softmax(logits / t).max(1).mean() <= CONFIDENCE), heats[-1])
-    present, size, gain = presence(softmax(logits / T))
-    floor = FLOOR + FLOOR_SAMPLES / n
-    N = responsibilities(softmax(logits / (T * COUNT_HEAT)), floor).sum(0)
-    cap, below = CAP * n / effective(N), CAP_FLOOR * floor
-    counted = np.array([(min(count, cap) + below) / (cap + below) for count in N])
-    certain = 1 - np.exp(-CERTAIN * n / size)
-    weight = certain * (present + MISSING) + (1 - certain) * counted
-
-    R = responsibilities(softmax(logits), FLOOR)
-    skew = evidence(softmax(logits), R, FLOOR)
-    skew -= CAUTION * effective(R.sum(0)) * np.log(n)
-    trust = logistic(skew) * logistic(gain - CAUTION_SET * np.log(n))
-    unseen = (np.sum((N > ONCE_FROM) & (N < ONCE_TO)) + 1) / n
-    silent = (peak < SILENT_PEAK) & (N < SILENT_COUNT) & (present < SILENT_PRESENT)
-    if trust <= SILENT_TRUST or unseen >= SILENT_UNSEEN:
-        silent[:] = False
-    shift = trust * T * SHIFT_HEAT * np.log(K * weight / weight.sum())
-    return Readout(shift, silent, trust, size)
+    some, x = spread(FEW_SAMPLES), spread(MOST_SAMPLES)
+    (n, K), p = x.shape, softmax(x)
+    heats = [COOLEST * (HOTTEST / COOLEST) ** (i / (HEATS - 1)) for i in range(HEATS)]
+    found = [others(some, T) for T in heats]
+    best = max(range(HEATS), key=lambda i: found[i][1])
+    T, (U, gain) = heats[best], found[best]
+    mean = p.mean(0)
+    skew = max(0.0, min(gain, np.log(K) + float(sum(q * np.log(q) for q in mean if q > 1e-300))))
+    share = min(max(np.exp(-skew), 1 / K), 1 - 1e-9)
+    usual = float(np.mean([-np.log(1 - min(row.max(), 1 - 1e-9)) for row in p]))
+    flat = clearness(p)
+    odds = np.zeros(K)
+    for step in range(ROUNDS + 1):
+        R = np.array([softmax(np.log(np.maximum(row, 1e-300)) + odds) for row in p])
+        clear, N = (np.maximum(a, b) for a, b in zip(clearness(R), flat, strict=True))
+        weight = np.zeros(K)
+        for k in range(K):
+            nats = SLOPE * (clear[k] / max(usual, 1e-12) - CLEAR) if clear[k] > 0 else 0.0
+            weight[k] = logistic(nats + np.log(share / (1 - share))) * (N[k] + 1) ** ROOT
+        prior = (1 - U) * weight / weight.sum() + U / K
+        fresh = np.maximum(np.log(prior / prior.max()), -np.log(n))
+        odds = fresh if step == 0 else (odds + fresh) / 2
+    heat = max(T, GENTLEST)
+    trust = min(max((heat * skew - LITTLE) / (FULL - LITTLE), 0.0), 1.0)
+    shift = trust * heat * odds
+    return Readout(shift, trust, len(set((x + shift).argmax(1).tolist())))

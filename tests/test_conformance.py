@@ -321,8 +321,8 @@ def test_options(kind: str, effort: str, readout: bool, sparsity: float) -> None
 
 @pytest.mark.parametrize("effort", ["best", "fast"])
 @pytest.mark.parametrize("bias", [True, False])
-def test_silent_outputs(effort: str, bias: bool) -> None:
-    """Outputs that this person never uses are removed whole, and the others keep the more."""
+def test_outputs_of_a_closed_world(effort: str, bias: bool) -> None:
+    """Outputs that never come up, as the user says, are removed whole; the others keep the more."""
     torch.manual_seed(0)
     head = nn.Linear(12, 8, bias)
     case = Case(nn.Sequential(nn.Linear(3, 12), nn.ReLU(), head), vectors(3), head="2")
@@ -336,9 +336,9 @@ def test_silent_outputs(effort: str, bias: bool) -> None:
         head.weight[2:, 2] = -12
     case.x = case.x.sign() * (case.x.abs() + 0.5)
     for sparsity in (0.0, 0.5):
-        options = {"sparsity": sparsity, "effort": effort}
+        options = {"sparsity": sparsity, "effort": effort, "classes": (0, 1)}
         result, _ = conform(case, case.batches(), options, 1e-5)
-        assert result.report.readout["silent"] == 6
+        assert result.report.readout["closed"] == 6
         assert (result.model[2].weight[2:] == 0).all()
 
 

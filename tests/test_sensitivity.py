@@ -146,26 +146,15 @@ CASES: dict[str, Callable[[], tuple[Case, dict[str, Any]]]] = {
     "plan-just-not-few": lambda: narrow(0.61),
     "norms-just-moved": lambda: normalised(0.24, heat=20),
     "norms-just-not-moved": lambda: normalised(0.21, heat=20),
-    "norms-just-skewed": lambda: normalised(0.0, heat=2.2),
-    "norms-just-not-skewed": lambda: normalised(0.0, heat=2.1),
     "neighbours-all-alike": lambda: gathered(60, 3, 0.1),
     "neighbours-mostly-alike": lambda: gathered(60, 4, 0.8),
     "neighbours-500": lambda: gathered(500, 2, 0.1),
     "neighbours-520": lambda: gathered(520, 2, 0.1),
     "neighbours-slow": lambda: gathered(22, 2, 0.01, sure=1e-3, neighbours=0.2),
     "neighbours-settling": lambda: gathered(22, 2, 0.01, sure=0.01, neighbours=0.18),
-    "readout-few-samples": lambda: answered(1246, 12, 14, 5, 10.0, 0.5, 4.0),
-    "readout-soft": lambda: answered(2178, 32, 10, 7, 3.0, 1.0, 2.0, 0.5),
-    "readout-sure": lambda: answered(1080, 100, 5, 4, 10.0, 0.5),
-    "readout-many-samples": lambda: answered(0, 4200, 6, 3, 4.0, 1.0, skew=0.05),
-    "silent-24": lambda: answered(2299, 24, 10, 3, 6.0, 0.5, 2.0, 0.7),
-    "silent-19": lambda: answered(2147, 19, 10, 2, 10.0, 1.0),
-    "silent-count-below": lambda: answered(9038, 60, 6, 2, 12.0, 0.05, 6.35),
-    "silent-count-above": lambda: answered(9016, 60, 6, 2, 10.0, 0.05, 4.82),
-    "silent-once-a": lambda: answered(20202, 28, 6, 5, 10.0, 1.0, skew=0.4),
-    "silent-once-b": lambda: answered(20217, 28, 6, 4, 7.0, 0.5, skew=0.15),
-    "silent-once-c": lambda: answered(20020, 32, 6, 3, 8.0, 1.5, skew=0.15),
-    "silent-once-d": lambda: answered(20083, 24, 8, 4, 8.0, 1.5, skew=0.25),
+    "readout": lambda: answered(0, 12, 10, 3, 5.0, 2.0, 3.0),
+    "readout-many": lambda: answered(0, 600, 4, 2, 4.0, 1.0, skew=0.3),
+    "readout-very-many": lambda: answered(0, 2600, 3, 2, 4.0, 1.0, skew=0.3),
 }
 
 SHOWS = {
@@ -185,10 +174,8 @@ SHOWS = {
     "planned": "fit-just-thorough",
     "NARROW": "plan-narrow",
     "SPARED": "plan-just-few plan-just-not-few",
-    "SKEWED": "norms-just-skewed norms-just-not-skewed",
     "MOVED": "norms-just-moved norms-just-not-moved",
     "THIRD": "norms-just-moved",
-    "norms": "norms-just-moved",
     "MOST_NEIGHBOURS": "neighbours-all-alike",
     "DISAGREE": "neighbours-mostly-alike",
     "AGREE": "neighbours-mostly-alike",
@@ -196,42 +183,26 @@ SHOWS = {
     "SETTLE_STEPS": "neighbours-slow",
     "SETTLED": "neighbours-settling",
     "neighbours": "neighbours-mostly-alike",
-    "CONFIDENCE": "readout-few-samples",
-    "HEAT_FROM": "readout-few-samples",
-    "HEAT_BY": "readout-few-samples",
-    "COUNT_HEAT": "readout-few-samples",
-    "SHIFT_HEAT": "readout-few-samples",
-    "SHARE": "readout-few-samples",
-    "OWN_SHARE": "readout-few-samples",
-    "CLEAR": "readout-few-samples",
-    "DOUBT": "readout-few-samples",
-    "USUAL": "readout-few-samples",
-    "NOISE": "readout-few-samples",
-    "CERTAIN": "readout-few-samples",
-    "MISSING": "readout-few-samples",
-    "FLOOR": "readout-few-samples",
-    "FLOOR_SAMPLES": "readout-few-samples",
-    "CAP": "readout-few-samples",
-    "CAP_FLOOR": "readout-few-samples",
-    "CAUTION": "readout-few-samples",
-    "CAUTION_SET": "readout-few-samples",
-    "HEATS": "readout-few-samples readout-sure",
-    "EM_STEPS": "readout-soft",
-    "MOST_SAMPLES": "readout-many-samples",
-    "SILENT_PEAK": "silent-24",
-    "SILENT_COUNT": "silent-count-below silent-count-above",
-    "SILENT_TRUST": "silent-24 readout-sure",
-    "SILENT_UNSEEN": "silent-24 silent-19",
-    "ONCE_FROM": "silent-once-a silent-once-b",
-    "ONCE_TO": "silent-once-c silent-once-d",
+    "COOLEST": "readout",
+    "HOTTEST": "readout",
+    "HEATS": "readout",
+    "CLEAR": "readout",
+    "SLOPE": "readout",
+    "ROOT": "readout",
+    "LITTLE": "readout",
+    "FULL": "readout",
+    "GENTLEST": "readout",
+    "ROUNDS": "readout",
+    "EM_STEPS": "readout",
+    "FEW_SAMPLES": "readout-many",
+    "MOST_SAMPLES": "readout-very-many",
 }
 """The cases that a constant shows in: in one of them for a smaller, in one for a larger value."""
 
 NO_MATTER = {
     "QUICK_STAGES": "without steps between them, many stages remove what one does",
     "QUICK_EACH": "with one stage there is nothing between the first and the last",
-    "CANDIDATES": "where the search starts: it came to the same in thousands of random cases",
-    "SILENT_PRESENT": "a class of next to no count was never near it in these either",
+    "CLOSED": "what stands for never",
     "TRACED_TOO": "a switch, see there",
 }
 
@@ -254,9 +225,9 @@ def changed(value: float, factor: float) -> float:
 def visible(outcome: reference.Outcome) -> np.ndarray:
     """Everything that ``conform`` compares, in one row of numbers."""
     weights = [np.append(w.W, w.b) for w in outcome.network.weights.values()]
-    numbers: list[float] = [outcome.moved, outcome.followed]
+    numbers: list[float] = [outcome.moved, outcome.shown, outcome.followed]
     if outcome.answer is not None:
-        numbers += [outcome.answer.trust, outcome.answer.classes, *outcome.answer.silent]
+        numbers += [outcome.answer.trust, outcome.answer.classes]
     if outcome.agreement is not None:
         numbers += [outcome.agreement.asked, outcome.agreement.weight]
     return np.concatenate([*weights, numbers])

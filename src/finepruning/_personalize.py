@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -179,11 +179,9 @@ class _Run:
         self._check_fit()
         checked = check(engine, seen, answer, config.check)
         if not checked.passed:
-            engine = Engine(self.model, engine.device)
-            engine.finish([])
+            engine = _dense_again(self.model, engine)
             found = find_layers(engine.model).without(found.skipped)
-            answer, refused, follows = None, DENSE, replace(follows, applied=False, reason=DENSE)
-            pruning = Pruning({}, None, pruning.seconds)
+            answer, refused, pruning = None, DENSE, Pruning({}, None, pruning.seconds)
         seconds = {
             "observe": observed - self.started,
             "dense_forward": seen.forward_seconds,
@@ -356,6 +354,15 @@ def _add_shift(seen: Observation, answer: Readout | None) -> None:
     shift = torch.from_numpy(answer.shift)
     bias = head.bias if head.bias is not None else head.weight.new_zeros(len(shift))
     head.write_bias(bias + shift.to(bias))
+
+
+def _dense_again(model: nn.Module, engine: Engine) -> Engine:
+    """The network as it was given, but for batch norms that follow the person, as asked."""
+    dense = Engine(model, engine.device)
+    for norm, followed in zip(find_norms(dense.model), find_norms(engine.model), strict=True):
+        norm.module.load_state_dict(followed.module.state_dict())
+    dense.finish()
+    return dense
 
 
 def _parameter_names(

@@ -27,19 +27,19 @@ class CheckOptions:
     share: float = number(0.125, 0, 0.5)
     most: int = number(16, 1)
     """Samples held back from the fit, and at most so many."""
-    tolerance: float = number(0.005, 0, 1)
-    """Accuracy that may be expected to be lost, as a share of the samples."""
+    margin: float = number(0.005, -1, 1)
+    """Accuracy that must be expected to be gained, as a share of the samples: what is expected is
+    not quite what comes."""
     recall: float = number(0.2, 0, 1)
-    """Share of a class's expected recall that may be lost."""
+    """Share of a class's expected recall that may be lost,"""
+    recognised: float = number(0.5, 0, 1)
+    samples: float = number(2.0, 0)
+    """where more than so much recall was expected, and so many samples are believed to be its."""
     belief: int = number(2048, 1)
     """Samples, evenly spaced, on which answers are judged."""
 
 
 DEFAULT = CheckOptions()
-RECOGNISED = 0.5
-"""A class counts where the dense network is believed to name more of it right, and where it is
-believed to have this many samples."""
-SAMPLES = 2.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def expected(
     before, recall = judged(dense.argmax(1))
     after = [judged((wanted + error).argmax(1)) for error in errors]
     gain = float(np.mean([accuracy for accuracy, _ in after])) - before
-    counts = (recall > RECOGNISED) & (mass >= SAMPLES)
+    counts = (recall > options.recognised) & (mass >= options.samples)
     if not counts.any():
         return Expected(gain, 1.0, -1)
     stays = np.where(counts, np.mean([r for _, r in after], 0) / np.maximum(recall, 1e-12), np.inf)

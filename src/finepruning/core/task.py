@@ -30,7 +30,7 @@ class ClassifierOptions:
     most."""
     steady: float = number(0.12, 0)
     """Deviation over samples of their outputs' mean, in that of all outputs, at most."""
-    above: float = number(0.1)
+    above: float = number(0.1, 0)
     """Mean of all outputs, in their deviation, at most: one-hot targets of a regression have it
     higher."""
     stands_out: float = number(1.15, 0)

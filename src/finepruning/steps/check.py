@@ -58,8 +58,8 @@ def check(
         return Check(len(errors), passed, "" if passed else "it misses all that varies", error)
     e = expected(dense, answer, errors, options)
     reason = ""
-    if e.gain < -options.tolerance:
-        reason = f"{-e.gain:.1%} of the answers would get worse"
+    if e.gain < options.margin:
+        reason = f"accuracy is expected to change by {e.gain:+.1%}"
     elif e.recall < 1 - options.recall:
         reason = f"{1 - e.recall:.0%} of what it names right of class {e.worst} would be lost"
     return Check(len(errors), not reason, reason, error, e.gain, e.recall, e.worst)
