@@ -26,7 +26,7 @@ SMALL = {"dscnn-small": 0.5}
 
 PRUNES = {row: method.prunes for method in METHODS.values() for row in method.rows}
 """Every method that there can be a row of, in the order of the tables: does it prune?"""
-EFFORTS = (OURS, "finepruning fast", "finepruning best, batch norms kept")
+EFFORTS = (OURS, "finepruning fast", "finepruning best, batch norms follow")
 CONTROLS = [name for name in PRUNES if name not in (DENSE, *EFFORTS)]
 """What ours is compared with. The published rule is one of them, although finepruning has it."""
 UNFOLDED = {row for method in METHODS.values() if method.unfolded for row in method.rows}

@@ -143,7 +143,8 @@ def whole(
         model = model or NETWORKS[name].load()
         x, tests = inputs(case.own), inputs(case.tests)
         for sparsity in wanted:
-            config = finepruning.Config(sparsity=sparsity, **({"task": "classes"} | (options or {})))
+            choices = {"task": "classes"} | (options or {})
+            config = finepruning.Config(sparsity=sparsity, **choices)
             with measured() as cost:
                 batches = torch.split(x, BATCH_SIZE)
                 result = finepruning.personalize(model, batches, config=config, progress=False)

@@ -49,8 +49,9 @@ SETTLE_STEPS, SETTLED = 100, 1e-4  # iterations at most, and the change that end
 COOLEST, HOTTEST, HEATS = 0.5, 2.5, 8  # temperatures tried, in equal ratios
 CLEAR, SLOPE = 0.25, 8.0  # of the usual clearness, and nats for what is above
 ROOT = 0.75  # power of a class's samples
-LITTLE, FULL = 0.6, 1.6  # skew in logits, up to which nothing is changed and from which all is
-GENTLEST = 1.25  # the shift is the log prior times the temperature, or this
+LITTLE, FULL = 0.4, 1.3  # skew in logits, up to which nothing is changed and from which all is
+SHARPEST = 1.75  # the shift is the log prior times the temperature, or this,
+GENTLEST = 1.25  # and at most log n times the temperature, or this
 ROUNDS = 10  # in which samples go over to classes that stay
 EM_STEPS = 30  # of expectation-maximisation
 FEW_SAMPLES, MOST_SAMPLES = 512, 2048  # looked at for the skew, and for the rest
@@ -666,7 +667,6 @@ def read_out(logits: Array) -> Readout:
         prior = (1 - U) * weight / weight.sum() + U / K
         fresh = np.maximum(np.log(prior / prior.max()), -np.log(n))
         odds = fresh if step == 0 else (odds + fresh) / 2
-    heat = max(T, GENTLEST)
-    trust = min(max((heat * skew - LITTLE) / (FULL - LITTLE), 0.0), 1.0)
-    shift = trust * heat * odds
+    trust = min(max((max(T, 1.0) * skew - LITTLE) / (FULL - LITTLE), 0.0), 1.0)
+    shift = trust * np.maximum(max(T, SHARPEST) * odds, -max(T, GENTLEST) * np.log(n))
     return Readout(shift, trust, len(set((x + shift).argmax(1).tolist())))

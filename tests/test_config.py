@@ -173,8 +173,8 @@ DEFAULTS = {
     "norms": {"share": 0.0, "moved": 0.035},
     "readout": {
         "enabled": True, "coolest": 0.5, "hottest": 2.5, "temperatures": 8, "clear": 0.25,
-        "slope": 8.0, "root": 0.75, "doubt": 0.6, "full": 1.6, "gentlest": 1.25, "rounds": 10,
-        "steps": 30, "few": 512, "most": 2048,
+        "slope": 8.0, "root": 0.75, "doubt": 0.4, "full": 1.3, "sharpest": 1.75,
+        "gentlest": 1.25, "rounds": 10, "steps": 30, "few": 512, "most": 2048,
     },
     "plan": {"tempering": 0.3, "narrow": 16, "spared": 1 / 3},
     "neighbours": {
@@ -188,7 +188,7 @@ DEFAULTS = {
         "repair": 0.5, "gain_limit": 3.0,
     },
     "check": {
-        "enabled": True, "share": 0.125, "most": 16, "margin": 0.005, "recall": 0.2,
+        "enabled": True, "share": 0.125, "most": 16, "margin": 0.01, "recall": 0.2,
         "recognised": 0.5, "samples": 2.0, "belief": 2048,
     },
     "warn": {"few": 16},
@@ -315,7 +315,9 @@ def test_json_gives_each_preset_back(effort: str) -> None:
 @given(st.data())
 def test_json_gives_any_record_back(data: st.DataObject) -> None:
     values: dict[str, Any] = {}
-    for path in data.draw(st.lists(st.sampled_from(sorted(LEAVES.keys() - GIVEN)), max_size=8, unique=True)):
+    for path in data.draw(
+        st.lists(st.sampled_from(sorted(LEAVES.keys() - GIVEN)), max_size=8, unique=True)
+    ):
         inner = values
         for name in path[:-1]:
             inner = inner.setdefault(name, {})
@@ -359,6 +361,7 @@ ELSEWHERE = {
     "core.moments.PART": "how sums are computed, not what comes out",
     "core.arrays.BLOCK": "how a product is computed, not what comes out",
     "core.readout.CLOSED": "what stands for never; any large number does",
+    "steps.trace.ENDS": "what may stand behind the last layer",
     "steps.answer.PUBLISHED": "outputs of published image classifiers",
     "steps.answer.MOST": "samples that halves are compared on, which is only reported",
     "core.fit.QUICK": "the default of FitOptions.quick",
@@ -397,7 +400,9 @@ def test_every_record_of_options_is_part_of_the_config() -> None:
     declared = set()
     for path in METHOD:
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.ClassDef) and re.search("number\\(|choice\\(", ast.unparse(node)):
+            if isinstance(node, ast.ClassDef) and re.search(
+                "number\\(|choice\\(", ast.unparse(node)
+            ):
                 declared.add(node.name)
 
     def records(record: Any) -> Iterator[str]:

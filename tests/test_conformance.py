@@ -267,7 +267,10 @@ KINDS: dict[str, Callable[[], Case]] = {
     "tied-biases-apart": lambda: Case(TiedApart(), vectors(6), left_alone=("b", "c", "d")),
     "tied-geometry-apart": lambda: Case(TiedGeometry(), vectors(4, 5), left_alone=("b", "c")),
     "tied-to-embedding": lambda: Case(
-        Embedded(), torch.randint(9, (2 * SAMPLES, 4)), head=None, left_alone=("head",)
+        Embedded(),
+        (torch.arange(2 * SAMPLES)[:, None] * 137) // 9 ** torch.arange(4) % 9,  # no two alike
+        head=None,
+        left_alone=("head",),
     ),
     "attention": lambda: Case(Attention("self"), vectors(5, 4)),
     "attention-no-bias": lambda: Case(Attention("self", bias=False), vectors(5, 4)),

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 import finepruning
-from finepruning import Result, personalize
+from finepruning import Result
+from unchecked import personalize
 
 SAMPLES = 16
 GENERATOR = torch.Generator().manual_seed(0)
@@ -207,7 +208,8 @@ def test_family(family: str, effort: str, tmp_path: Path) -> None:
     model, data = make(), data_of()
     # What is left alone cannot become zero.
     sparsity = {"bit": 0.01, "language": 0.2}.get(family, 0.6)
-    result = personalize(model, data, sparsity=sparsity, effort=effort)
+    options = {"sparsity": sparsity, "effort": effort, "task": "classes"}
+    result = personalize(model, data, **options)
     check(model, data, result, alone, sparsity)
     # GPT-2 picks the last token's logits after its last layer: no bias can be shifted safely.
     assert result.report.readout["applied"] == (family not in ("gpt2", "language"))
@@ -217,7 +219,7 @@ def test_family(family: str, effort: str, tmp_path: Path) -> None:
     for one, two in zip(outputs(result.model, data), outputs(loaded, data), strict=True):
         assert torch.equal(one, two)
     with torch.no_grad():  # the model as personalised gives what the parts gave
-        again = personalize(model, data, sparsity=sparsity, effort=effort)
+        again = personalize(model, data, **options)
     for one, two in zip(outputs(result.model, data), outputs(again.model, data), strict=True):
         assert torch.equal(one, two)
 

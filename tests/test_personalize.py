@@ -21,11 +21,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import finepruning
-from finepruning import Config, FinepruningError, Result, _personalize, personalize
+from finepruning import Config, FinepruningError, Result, _personalize
 from finepruning.core import fit, moments
 from finepruning.steps import norms, observe, paper, prune
 from leftovers import ambience, of_the_person, photograph, same
 from passes import nothing_left
+from unchecked import personalize
 
 EFFORTS = ("best", "fast", "paper")
 X = torch.randn(40, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -273,10 +274,12 @@ def test_a_base_that_changed_is_another_base(model: nn.Module, tmp_path: Path) -
 
 def test_the_readout_says_what_it_did(model: nn.Module) -> None:
     reports = {
-        "on": personalize(model, X).report,
-        "off": personalize(model, X, readout=False).report,
-        "paper": personalize(model, X, effort="paper").report,
-        "none": personalize(nn.Sequential(model, nn.Softmax(1)), X).report,
+        "on": personalize(model, X, task="classes").report,
+        "off": personalize(model, X, task="classes", readout=False).report,
+        "paper": personalize(model, X, task="classes", effort="paper").report,
+        "none": personalize(nn.Sequential(model, nn.Tanh()), X, task="classes").report,
+        "values": personalize(model, X, task="values").report,
+        "unknown": personalize(model, X).report,
     }
     assert reports["on"].readout["applied"]
     assert reports["on"].readout["outputs"] == 5
@@ -449,7 +452,7 @@ def test_an_error_at_any_layer(
 
 STEPS = {
     "observe": (observe, "Marginals"), "fit": (fit, "compensate"), "plan": (_personalize, "plan"),
-    "gram": (moments, "gram"), "read out": (_personalize, "read_out"),
+    "gram": (moments, "gram"), "read out": (_personalize, "answers"),
     "neighbours": (prune, "agreed"), "trace": (observe, "trace"), "norms": (norms, "reduce"),
     "account": (_personalize, "account"), "find": (_personalize, "find_layers"),
     "base": (_personalize, "fingerprint"), "paper": (paper, "top"),
@@ -472,11 +475,12 @@ def test_an_error_of_our_own_at_any_step(
     owner, name = STEPS[step]
     monkeypatch.setattr(owner, name, Interrupts)
     effort = "paper" if step == "paper" else "best"
+    asked = {"task": "classes", "norms": 0.25}
     given = copy.deepcopy(model)
     given.norm.running_mean += 1  # another device, which a norm follows
     before = photograph(given)
     with pytest.raises(error) as caught:
-        personalize(given, X, effort=effort)
+        personalize(given, X, effort=effort, **asked)
     assert same(before, photograph(given))
     assert type(caught.value) is error
     assert str(caught.value) == "of our own"
@@ -548,17 +552,18 @@ def test_the_report_is_json(model: nn.Module) -> None:
 
 
 def test_a_convolution_can_be_the_head() -> None:
-    """1x1 convolution, one position, flattened: read out like a Linear layer, rows silenced too."""
+    """1x1 convolution, one position, flattened: read out like a Linear layer, rows closed too."""
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
     model = nn.Sequential(body, nn.Conv2d(8, 6, 1), nn.Flatten()).eval()
     with torch.no_grad():
         model[1].bias[:2] += 20.0  # this person's samples are all of classes 0 and 1
         model[1].weight[:2] *= 30
-    result = personalize(model, torch.randn(200, 3, 8, 8), sparsity=0.3)
+    task = {"classes": [0, 1]}
+    result = personalize(model, torch.randn(200, 3, 8, 8), sparsity=0.3, task=task)
     readout = result.report.readout
     assert (readout["applied"], readout["outputs"]) == (True, 6)
-    assert readout["silent"] == 4
+    assert readout["closed"] == 4
     assert not result.model[1].weight[2:].any()
     groups = nn.Sequential(body, nn.Conv2d(8, 6, 1, groups=2), nn.Flatten()).eval()
     refused = personalize(groups, torch.randn(20, 3, 8, 8), sparsity=0.3).report.readout

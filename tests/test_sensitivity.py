@@ -153,8 +153,9 @@ CASES: dict[str, Callable[[], tuple[Case, dict[str, Any]]]] = {
     "neighbours-slow": lambda: gathered(22, 2, 0.01, sure=1e-3, neighbours=0.2),
     "neighbours-settling": lambda: gathered(22, 2, 0.01, sure=0.01, neighbours=0.18),
     "readout": lambda: answered(0, 12, 10, 3, 5.0, 2.0, 3.0),
+    "readout-far": lambda: answered(0, 24, 20, 2, 8.0, 0.5),
     "readout-many": lambda: answered(0, 600, 4, 2, 4.0, 1.0, skew=0.3),
-    "readout-very-many": lambda: answered(0, 2600, 3, 2, 4.0, 1.0, skew=0.3),
+    "readout-very-many": lambda: answered(0, 2600, 6, 2, 4.0, 1.0, skew=0.3),
 }
 
 SHOWS = {
@@ -191,7 +192,8 @@ SHOWS = {
     "ROOT": "readout",
     "LITTLE": "readout",
     "FULL": "readout",
-    "GENTLEST": "readout",
+    "SHARPEST": "readout",
+    "GENTLEST": "readout-far",
     "ROUNDS": "readout",
     "EM_STEPS": "readout",
     "FEW_SAMPLES": "readout-many",
@@ -203,6 +205,7 @@ NO_MATTER = {
     "QUICK_STAGES": "without steps between them, many stages remove what one does",
     "QUICK_EACH": "with one stage there is nothing between the first and the last",
     "CLOSED": "what stands for never",
+    "norms": "0 stays 0 whatever it is multiplied by; tests/steps/test_norms.py follows",
     "TRACED_TOO": "a switch, see there",
 }
 

@@ -12,8 +12,8 @@ import transformers as hf
 from torch import Tensor, nn
 
 import finepruning
-from finepruning import personalize
 from passes import through
+from unchecked import personalize
 
 # Transformers' own WavLM mixes two kinds of masks. As an error, that would pass for a network that
 # takes no mask.
@@ -240,7 +240,9 @@ def test_one_batch_and_many_in_a_window(name: str) -> None:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_classes_are_read_out_and_vocabularies_are_not(name: str) -> None:
-    report = personalize(made(name), clips(name), sparsity=0.3, effort="fast").report
+    report = personalize(
+        made(name), clips(name), sparsity=0.3, effort="fast", task="classes"
+    ).report
     assert report.readout["applied"] == (name in CLASSIFIERS)
     if name not in CLASSIFIERS:
         assert "a vocabulary is no list of classes" in report.readout["reason"]

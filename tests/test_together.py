@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from finepruning import FinepruningError, Report, personalize
+from finepruning import FinepruningError, Report
 from leftovers import ambience, of_the_person, photograph, same
 from passes import nothing_left
+from unchecked import personalize
 
 
 class Mixed(nn.Module):

@@ -175,9 +175,9 @@ class _Run:
             pruning = self._prune(found, seen, silent, keep, answer)
         pruned_at = time.perf_counter()
         _add_shift(seen, answer)
+        checked = check(engine, seen, answer, config.check)
         engine.finish([*found.layers, *find_norms(engine.model)])
         self._check_fit()
-        checked = check(engine, seen, answer, config.check)
         if not checked.passed:
             engine = _dense_again(self.model, engine)
             found = find_layers(engine.model).without(found.skipped)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -49,6 +49,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     calls: dict[str, Any] = {}
 
     class Report:
+        warnings = ("the samples are few",)
+        check = MappingProxyType({"passed": False, "reason": "it would not help"})
+
         def to_dict(self) -> dict[str, Any]:
             return {"sparsity": 0.7}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import finepruning
 from command import assert_one_line
 from finepruning.cli import common
 from finepruning.cli.main import main
@@ -25,12 +26,14 @@ def test_personalize(
     assert main([*argv, "--batch-size", "4"]) == 0
     assert out.is_dir()
     assert calls["shapes"] == [(4, 3, 224, 224), (2, 3, 224, 224)]
-    assert (calls["sparsity"], calls["effort"], calls["readout"]) == (0.7, "best", None)
+    assert calls["config"] == finepruning.Config()
     printed = capsys.readouterr()
     assert printed.out == "a report\n"
     assert "assumed; change with --resize" in printed.err
     assert "6 images; 1 skipped: " in printed.err
     assert "broken.jpg: not an image" in printed.err
+    assert "warning: the samples are few\n" in printed.err
+    assert "the dense weights are returned: it would not help\n" in printed.err
 
 
 def test_personalize_options_and_json(
@@ -42,16 +45,14 @@ def test_personalize_options_and_json(
 ) -> None:
     argv = ["personalize", *model, "--data", str(photos), "--out", str(tmp_path / "me")]
     argv += ["--sparsity", "0.5", "--effort", "fast", "--no-readout", "--seed", "3"]
+    argv += ["--task", "classes", "--only-classes", "0, 2", "--norms", "0.25", "--no-check"]
     argv += ["--resize", "none", "--crop", "6x4", "--mean", "0.5", "--std", ".1,.2", "0.3"]
     assert main([*argv, "--device", "cpu", "--format", "json"]) == 0
-    assert calls == {
-        "sparsity": 0.5,
-        "effort": "fast",
-        "readout": False,
-        "seed": 3,
-        "device": "cpu",
-        "shapes": [(6, 3, 6, 4)],
-    }
+    config = finepruning.Config(
+        sparsity=0.5, effort="fast", readout=False, seed=3, norms=0.25, check=False,
+        task={"kind": "classes", "classes": (0, 2)},
+    )  # fmt: skip
+    assert calls == {"config": config, "device": "cpu", "shapes": [(6, 3, 6, 4)]}
     result = json.loads(capsys.readouterr().out)
     assert result["report"] == {"sparsity": 0.7}
     assert result["images"] == 6

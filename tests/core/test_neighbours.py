@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from finepruning import Config, FinepruningError, personalize
+from finepruning import Config, FinepruningError
 from finepruning.core.neighbours import DEFAULT, NeighbourOptions, agreed
 from finepruning.report.text import format_report
 from problems import Unchanged
+from unchecked import personalize
 
 
 def heaps(n: int, classes: int, spread: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
@@ -191,7 +192,7 @@ def test_the_network_learns_it() -> None:
     x = torch.tensor([[0.0, 0.0], [0.6, 1.0]])[which] + noise
     right, macs = {}, {}
     for most in (0.0, 1.0):
-        config = Config(sparsity=0.0, neighbours=most)
+        config = Config(sparsity=0.0, neighbours=most, task="classes")
         result = personalize(Border(), x[:200], config=config, progress=False)
         right[most] = float((result.model(x[200:]).argmax(1) == which[200:]).float().mean())
         found = result.report.neighbours
@@ -215,7 +216,7 @@ def test_the_network_learns_it() -> None:
     ],
 )
 def test_left_out_with_a_reason(options: dict[str, float | str | bool], reason: str) -> None:
-    config = Config(sparsity=0.3, **options)  # type: ignore[arg-type]
+    config = Config(sparsity=0.3, task="classes", **options)  # type: ignore[arg-type]
     report = personalize(Border(), torch.randn(20, 2), config=config, progress=False).report
     assert report.neighbours == {"applied": False, "reason": reason}
     assert f"left out: {reason}" in str(report)

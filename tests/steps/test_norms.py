@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import finepruning
-from finepruning import Config, personalize
+from finepruning import Config
 from finepruning.data.batches import Batch
 from finepruning.network.engine import Engine
 from finepruning.network.norms import ChannelMoments, Norm, find_norms, norm_places
@@ -18,6 +18,7 @@ from finepruning.steps.norms import Following, NormOptions, following, normalise
 from finepruning.steps.observe import ObserveOptions, _Watcher
 from finepruning.steps.trace import Trace
 from passes import batch, engine_of
+from unchecked import personalize
 
 
 class Net(nn.Module):
@@ -59,7 +60,7 @@ def watch(net: nn.Module, x: Tensor) -> tuple[Engine, tuple[Norm, ...], dict[str
     """What observing sees of the norms, when all samples come in one batch."""
     engine = engine_of(net)
     norms = find_norms(engine.model)
-    nothing = Trace({}, {}, 1, None, 0, "")
+    nothing = Trace({}, {}, 1, None, "", 0, "")
     watcher = _Watcher(nothing, ObserveOptions(), 0, 1.0, engine.device)
     watcher.begin(batch(x), None)
     for _ in engine.stream([batch(x)], norm_places(norms), watcher.watch):
@@ -67,9 +68,9 @@ def watch(net: nn.Module, x: Tensor) -> tuple[Engine, tuple[Norm, ...], dict[str
     return engine, norms, watcher.norm_moments()
 
 
-def decided(net: nn.Module, x: Tensor, trust: float, padded: bool = False) -> Following:
+def decided(net: nn.Module, x: Tensor, share: float = 0.25, padded: bool = False) -> Following:
     _, norms, seen = watch(net, x)
-    return following(norms, seen, NormOptions(), trust=trust, padded=padded)
+    return following(norms, seen, NormOptions(share=share), padded=padded)
 
 
 @pytest.mark.parametrize("batches", [1, 3])
@@ -101,41 +102,54 @@ def test_only_parameters_change(net: nn.Module) -> None:
     assert not torch.equal(engine.model.body[1].weight, net.body[1].weight)
 
 
-def test_follows_where_nothing_shows_that_classes_are_missing(net: nn.Module) -> None:
-    found = decided(net, torch.randn(64, 3, 8, 8), trust=0.0)
-    assert (found.applied, found.reason) == (True, "")
+@pytest.mark.parametrize("other", [False, True])
+def test_it_is_the_users_choice(net: nn.Module, other: bool) -> None:
+    """Never by itself; but what may be another device is said."""
+    x = shifted() if other else torch.randn(64, 3, 8, 8)
+    left, followed = decided(net, x, 0.0), decided(net, x, 0.25)
+    assert (left.applied, left.reason) == (False, "not asked for")
+    assert (followed.applied, followed.reason) == (True, "")
+    assert left.shown == followed.shown == other
 
 
-def test_few_classes_on_the_same_device_stay_as_they_are(net: nn.Module) -> None:
-    found = decided(net, torch.randn(64, 3, 8, 8), 1.0)
-    assert not found.applied
-    assert "no sign" in found.reason
+def test_the_report_recommends_it_on_another_device(net: nn.Module) -> None:
+    said = str(personalize(net, shifted(), progress=False).report)
+    assert "--norms 0.25" in said
+    assert "--norms" not in str(personalize(net, torch.randn(64, 3, 8, 8)).report)
 
 
-def test_few_classes_on_another_device_follow(net: nn.Module) -> None:
-    assert decided(net, shifted(), 1.0).reason == ""
+def test_what_was_asked_for_stays_where_the_dense_weights_are_returned(net: nn.Module) -> None:
+    """Nobody has few classes here: nothing is to be gained, but the norms follow all the same."""
+    config = Config(norms=0.25, task="classes")
+    result = finepruning.personalize(net, shifted(), config=config, progress=False)
+    assert not result.report.check["passed"]
+    assert result.report.norms["applied"]
+    norms = {norm.name for norm in find_norms(net)}
+    for name, value in result.model.state_dict().items():
+        followed = name.rpartition(".")[0] in norms and name.endswith((".weight", ".bias"))
+        assert torch.equal(value, net.state_dict()[name]) != followed
 
 
 def test_padding_never_counts(net: nn.Module) -> None:
-    assert "padding" in decided(net, shifted(), 0.0, padded=True).reason
+    assert "padding" in decided(net, shifted(), padded=True).reason
 
 
 def test_norms_never_called_are_passed_over(net: nn.Module) -> None:
-    found = following(find_norms(net), {}, NormOptions(), trust=0.0, padded=False)
+    found = following(find_norms(net), {}, NormOptions(share=0.25), padded=False)
     assert found == Following(False, "there are none with statistics", False, 0.0)
 
 
 def test_chance_is_no_device(net: nn.Module) -> None:
     """Two samples move the means a lot, and say nothing."""
     few = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
-    assert decided(net, few, 1.0).moved < 0.035
+    assert decided(net, few).moved < 0.035
 
 
 def test_numbers_without_positions_are_not_followed() -> None:
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)).eval()
     net[1].running_mean += 1
     assert len(find_norms(net)) == 1
-    assert decided(net, torch.randn(64, 4), 0.0).reason == "there are none with statistics"
+    assert decided(net, torch.randn(64, 4)).reason == "there are none with statistics"
 
 
 class Twice(nn.Module):
@@ -152,7 +166,7 @@ class Twice(nn.Module):
 
 def test_a_norm_that_is_called_twice_is_not_followed() -> None:
     net = Twice().eval()
-    assert "none" in decided(net, shifted(), 0.0).reason
+    assert "none" in decided(net, shifted()).reason
 
 
 def test_batches_go_where_the_network_is(net: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,8 +181,8 @@ def test_batches_go_where_the_network_is(net: nn.Module, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(net: nn.Module, dtype: torch.dtype) -> None:
-    wanted = personalize(net, shifted(), sparsity=0.0, progress=False)
-    got = personalize(net.to(dtype), shifted().to(dtype), sparsity=0.0, progress=False)
+    wanted = personalize(net, shifted(), sparsity=0.0, norms=0.25)
+    got = personalize(net.to(dtype), shifted().to(dtype), sparsity=0.0, norms=0.25)
     assert got.report.norms["applied"]
     assert all(p.dtype == dtype for p in got.model.parameters())
     x = shifted()
@@ -204,7 +218,7 @@ def test_two_more_passes_are_accounted(net: nn.Module) -> None:
 
 def test_saved_and_loaded_answers_the_same(net: nn.Module, tmp_path: Path) -> None:
     folder = tmp_path / "me"
-    result = personalize(net, shifted(), progress=False)
+    result = personalize(net, shifted(), norms=0.25)
     assert result.report.norms["applied"]
     result.save(folder)
     loaded = finepruning.load(folder, net)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from finepruning import Config, personalize
+from finepruning import Config
+from unchecked import personalize
 
 EFFORTS = ("best", "fast", "paper")
 

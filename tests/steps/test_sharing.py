@@ -10,9 +10,10 @@ import torch
 import transformers as hf
 from torch import Tensor, nn
 
-from finepruning import Result, personalize
+from finepruning import Result
 from finepruning.core import evidence, moments
 from finepruning.steps import observe, prune
+from unchecked import personalize
 
 GENERATOR = torch.Generator().manual_seed(0)
 TOKENS = torch.randn(48, 6, 16, generator=GENERATOR)

@@ -56,7 +56,7 @@ class Wrapped(nn.Module):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (nn.Sequential(nn.Linear(4, 3), nn.Softmax(1)), "not the model's output"),
+        (nn.Sequential(nn.Linear(4, 3), nn.Tanh()), "not the model's output"),
         (Wrapped(lambda y: y.neg_()), "not the model's output"),  # though it is the same tensor
         (nn.Sequential(nn.Linear(4, 1)), "single output"),
         (nn.Sequential(nn.Linear(4, 3), nn.Unflatten(1, (3, 1))), "3 dimensions"),
@@ -70,6 +70,19 @@ def test_where_there_is_no_readout(model: nn.Module, reason: str) -> None:
     seen = traced(model, torch.randn(1, 4))
     assert seen.head is None
     assert reason in seen.readout_refused
+
+
+@pytest.mark.parametrize(
+    ("last", "end"),
+    [
+        (nn.Softmax(1), "softmax"), (nn.LogSoftmax(-1), "log_softmax"), (nn.Sigmoid(), "sigmoid"),
+        (nn.Identity(), ""), (nn.Flatten(), ""),
+    ],
+)  # fmt: skip
+def test_what_stands_behind_the_last_layer_is_seen_through(last: nn.Module, end: str) -> None:
+    seen = traced(nn.Sequential(nn.Linear(4, 3), last), torch.randn(1, 4))
+    assert seen.head is not None
+    assert (seen.head.name, seen.end, seen.outputs) == ("0", end, 3)
 
 
 def test_calls_are_counted_and_the_largest_is_of_one_call() -> None:

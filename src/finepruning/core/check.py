@@ -1,9 +1,11 @@
 """Check: is the finished network worth having for this person, as far as can be told unlabelled?
 
 Some samples were held back from the fit. By how much the finished network's outputs differ there
-from what was wanted says what to expect of any sample: each of these errors is laid on each of the
-person's samples, and the answers that come of it are judged by what the dense network and the
-read-out believe. So few held-back samples say much. NumPy in float64.
+from what was wanted, the likeliest class's, the second's and so on, says what to expect of any
+sample: each of these errors is laid on each of the person's samples, rank by rank, and the answers
+that come of it are judged by what the dense network and the read-out believe. So few held-back
+samples say much; and where neighbours have made the network surer, that is no error. NumPy in
+float64.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class CheckOptions:
     share: float = number(0.125, 0, 0.5)
     most: int = number(16, 1)
     """Samples held back from the fit, and at most so many."""
-    margin: float = number(0.005, -1, 1)
+    margin: float = number(0.01, -1, 1)
     """Accuracy that must be expected to be gained, as a share of the samples: what is expected is
     not quite what comes."""
     recall: float = number(0.2, 0, 1)
@@ -59,14 +61,14 @@ def expected(
     dense: Floats, answer: Readout, errors: Floats, options: CheckOptions = DEFAULT
 ) -> Expected:
     """What to expect of a network whose outputs differ by ``errors`` ``(m, K)`` from those wanted,
-    ``dense`` logits ``(n, K)`` and the read-out's shift.
+    ``dense`` logits ``(n, K)`` and the read-out's shift; see :func:`by_rank`.
 
     >>> from finepruning.core.readout import read_out
     >>> dense = 4 * np.eye(3)[np.arange(30) % 3]
     >>> answer = read_out(dense)
     >>> expected(dense, answer, np.zeros((2, 3))).gain
     0.0
-    >>> expected(dense, answer, np.array([[9.0, 0.0, 0.0]])).gain < -0.5
+    >>> expected(dense, answer, np.array([[-9.0, 0.0, 0.0]])).gain < -0.5
     True
     """
     if len(dense) > options.belief:
@@ -82,7 +84,9 @@ def expected(
         return float(right.mean()), np.bincount(said, right, K) / np.maximum(mass, 1e-12)
 
     before, recall = judged(dense.argmax(1))
-    after = [judged((wanted + error).argmax(1)) for error in errors]
+    order = np.argsort(-wanted, axis=1, kind="stable")
+    ranked = np.take_along_axis(wanted, order, 1)
+    after = [judged(order[rows, (ranked + error).argmax(1)]) for error in errors]
     gain = float(np.mean([accuracy for accuracy, _ in after])) - before
     counts = (recall > options.recognised) & (mass >= options.samples)
     if not counts.any():
@@ -90,6 +94,16 @@ def expected(
     stays = np.where(counts, np.mean([r for _, r in after], 0) / np.maximum(recall, 1e-12), np.inf)
     worst = int(stays.argmin())
     return Expected(gain, float(min(stays[worst], 1.0)), worst)
+
+
+def by_rank(wanted: Floats, found: Floats) -> Floats:
+    """``found`` less ``wanted`` ``(m, K)``, in the order of what was wanted, the highest first.
+
+    >>> by_rank(np.array([[1.0, 5.0]]), np.array([[1.5, 5.0]])).tolist()
+    [[0.0, 0.5]]
+    """
+    order = np.argsort(-wanted, axis=1, kind="stable")
+    return np.take_along_axis(found - wanted, order, 1)
 
 
 def _softmax(logits: Floats) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.check import CheckOptions, expected
+from ..core.check import CheckOptions, by_rank, expected
 from ..core.readout import Readout
 from ..data.batches import logits_of
 from ..network.engine import Engine
@@ -56,7 +56,7 @@ def check(
     if answer is None:
         passed = error < 1 or not variance
         return Check(len(errors), passed, "" if passed else "it misses all that varies", error)
-    e = expected(dense, answer, errors, options)
+    e = expected(dense, answer, by_rank(wanted, found), options)
     reason = ""
     if e.gain < options.margin:
         reason = f"accuracy is expected to change by {e.gain:+.1%}"

@@ -1,0 +1,78 @@
+"""The check: what is expected of a finished network, beside a plain sum over all samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finepruning.core.check import CheckOptions, by_rank, expected
+from finepruning.core.readout import Readout, read_out
+
+
+def said(n: int, K: int, seed: int, classes: int = 3) -> tuple[np.ndarray, Readout]:
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, K)) * 1.5
+    logits[np.arange(n), rng.integers(0, classes, n)] += 5
+    return logits, read_out(logits)
+
+
+@given(st.integers(8, 40), st.integers(3, 12), st.integers(1, 4), st.integers(0, 10**6))
+def test_as_a_plain_sum_over_samples_and_errors(n: int, K: int, m: int, seed: int) -> None:
+    dense, answer = said(n, K, seed)
+    errors = np.random.default_rng(seed).normal(size=(m, K)) * 2
+    found = expected(dense, answer, errors)
+    gain = 0.0
+    for logits in dense:
+        wanted = logits + answer.shift
+        belief = np.exp(wanted / max(answer.temperature, 1) - 99)
+        belief /= belief.sum()
+        order = sorted(range(K), key=lambda k: -wanted[k])
+        for error in errors:
+            after = {k: wanted[k] + error[rank] for rank, k in enumerate(order)}
+            answered = max(order, key=lambda k: after[k])
+            gain += (belief[answered] - belief[logits.argmax()]) / (n * m)
+    assert found.gain == pytest.approx(gain, abs=1e-9)
+    assert 0 <= found.recall <= 1
+
+
+@given(st.integers(8, 40), st.integers(3, 12), st.integers(0, 10**6))
+def test_without_errors_the_read_out_gains_and_nothing_is_lost(n: int, K: int, seed: int) -> None:
+    dense, answer = said(n, K, seed)
+    found = expected(dense, answer, np.zeros((2, K)))
+    assert found.gain >= -1e-12
+    surer = expected(dense, answer, 3.0 * (np.arange(K) == 0)[None])
+    assert surer.gain == pytest.approx(found.gain)  # to be surer is no error
+
+
+def test_errors_that_flip_answers_are_a_loss() -> None:
+    dense, answer = said(60, 10, 0, classes=10)
+    losses = [expected(dense, answer, np.array([[-size] + [0.0] * 9])).gain for size in (0, 3, 9)]
+    assert losses[0] > losses[1] > losses[2]
+    assert losses[2] < -0.5
+
+
+def test_a_class_that_goes_shows_in_the_recall() -> None:
+    dense, answer = said(200, 6, 1)
+    assert expected(dense, answer, np.zeros((1, 6))).recall > 0.9
+    destroyed = expected(dense, answer, np.array([[-20.0, 0, 0, 0, 0, 0]]))
+    assert destroyed.recall < 0.2
+    assert destroyed.worst in (0, 1, 2)
+    none = expected(dense, answer, np.zeros((1, 6)), CheckOptions(samples=1e6))
+    assert (none.recall, none.worst) == (1.0, -1)
+
+
+def test_no_more_samples_are_judged_than_told() -> None:
+    dense, answer = said(300, 5, 2)
+    some = dense[np.linspace(0, 299, 40).round().astype(int)]
+    errors = np.random.default_rng(0).normal(size=(3, 5))
+    assert expected(dense, answer, errors, CheckOptions(belief=40)) == expected(
+        some, answer, errors
+    )
+
+
+def test_errors_by_rank_follow_what_was_wanted() -> None:
+    wanted = np.array([[1.0, 3.0, 2.0], [5.0, 4.0, 3.0]])
+    found = wanted + np.array([[0.1, 0.3, 0.2], [0.5, 0.4, 0.3]])
+    np.testing.assert_allclose(by_rank(wanted, found), [[0.3, 0.2, 0.1], [0.5, 0.4, 0.3]])
