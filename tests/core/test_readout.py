@@ -72,7 +72,7 @@ def test_a_rare_class_that_is_clear_is_not_traded() -> None:
         found = read_out(logits)
         new, true = predictions([1], 200, K, margin=6, seed=1)
         before = (new.argmax(1) == true).mean()
-        assert ((new + found.shift).argmax(1) == true).mean() > 0.9 * before
+        assert ((new + found.shift).argmax(1) == true).mean() > 0.8 * before
 
 
 def test_a_look_alike_of_the_persons_classes_is_no_class() -> None:

@@ -102,7 +102,7 @@ def test_the_only_classes_by_number_and_by_name() -> None:
     ],
 )
 def test_one_line_says_what_is_wrong(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(FinepruningError, match=".*") as error:
+    with pytest.raises(FinepruningError) as error:
         personalize(net(), X, progress=False, **options)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
