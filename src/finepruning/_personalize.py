@@ -174,14 +174,18 @@ class _Run:
         else:
             pruning = self._prune(found, seen, silent, keep, answer)
         pruned_at = time.perf_counter()
-        _add_shift(seen, answer)
+        _add_shift(found, seen, answer)
         checked = check(engine, seen, answer, config.check)
         engine.finish([*found.layers, *find_norms(engine.model)])
         self._check_fit()
         if not checked.passed:
             engine = _dense_again(self.model, engine)
             found = find_layers(engine.model).without(found.skipped)
-            answer, refused, pruning = None, DENSE, Pruning({}, None, pruning.seconds)
+            pruning = Pruning({}, None, pruning.seconds)
+            if checked.readout:
+                _add_shift(found, seen, answer)
+            else:
+                answer, refused = None, DENSE
         seconds = {
             "observe": observed - self.started,
             "dense_forward": seen.forward_seconds,
@@ -346,11 +350,11 @@ def _silent_rows(seen: Observation, answer: Readout | None) -> dict[str, Tensor]
     return {head.name: torch.from_numpy(answer.prior == 0).to(head.weight.device)}
 
 
-def _add_shift(seen: Observation, answer: Readout | None) -> None:
-    """Fold the read-out into the last layer's bias."""
-    head = seen.trace.head
-    if answer is None or head is None:
+def _add_shift(found: Found, seen: Observation, answer: Readout | None) -> None:
+    """Fold the read-out into the bias of the last layer, one of ``found``."""
+    if answer is None or seen.trace.head is None:
         return
+    head = next(layer for layer in found.layers if layer.name == seen.trace.head.name)
     shift = torch.from_numpy(answer.shift)
     bias = head.bias if head.bias is not None else head.weight.new_zeros(len(shift))
     head.write_bias(bias + shift.to(bias))

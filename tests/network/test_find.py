@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -44,25 +43,9 @@ def test_a_new_bias_reaches_every_tied_module() -> None:
     assert model.a.bias.tolist() == model.b.bias.tolist() == [0, 1, 2, 3]
 
 
-class Scaled(nn.Linear):
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x) * 2
-
-
-class Same(nn.Conv2d):
-    def _conv_forward(self, *args: Any) -> Tensor:
-        return super()._conv_forward(*args) * 2
-
-
 class Masked(nn.MultiheadAttention):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(x, x, x)[0]
-
-
-def replaced() -> nn.Module:
-    module = nn.Linear(4, 4)
-    module.forward = lambda x: x  # type: ignore[method-assign]
-    return module
 
 
 def parametrized(module: nn.Module, name: str = "weight") -> nn.Module:
@@ -79,9 +62,6 @@ def parametrized_projection() -> nn.Module:
 ALONE: dict[str, tuple[Callable[[], nn.Module], dict[str, str], int]] = {
     "transposed": (lambda: nn.ConvTranspose2d(2, 3, 2), {"m": "transposed"}, 24),
     "parametrized": (lambda: parametrized(nn.Linear(4, 4)), {"m": "parametrized"}, 16),
-    "subclass": (lambda: Scaled(4, 4), {"m": "Scaled has a forward of its own"}, 16),
-    "conv subclass": (lambda: Same(2, 2, 1), {"m": "Same has a forward of its own"}, 4),
-    "replaced forward": (replaced, {"m": "forward"}, 16),
     "complex": (lambda: nn.Linear(4, 4, dtype=torch.complex64), {"m": "complex64"}, 16),
     "embedding": (
         lambda: Twin(nn.Embedding(4, 4), nn.Linear(4, 4, bias=False)),

@@ -68,6 +68,34 @@ def test_who_gains_keeps_the_personal_network() -> None:
     assert right[1] > right[0] + 0.02
 
 
+def test_the_read_out_stays_where_the_sparse_network_would_not_help(tmp_path: Path) -> None:
+    model, (x, _) = net(), drawn([1, 4], 96)
+    result = personalize(model, x, config=config(sparsity=0.97), progress=False)
+    report = result.report
+    assert not report.check["passed"]
+    assert report.check["readout"]
+    assert report.readout["applied"]
+    assert "DENSE WEIGHTS ARE RETURNED, with the read-out" in str(report)
+    assert (result.pruned, result.changed) == ((), ("2.bias",))
+    new, which = drawn([1, 4], 500, seed=1)
+    right = [float((m(new).argmax(1) == which).float().mean()) for m in (model, result.model)]
+    assert right[1] > right[0] + 0.02
+    given = model.state_dict()
+    result.save(tmp_path / "me")
+    for kept in (result.model, finepruning.load(tmp_path / "me", model)):
+        different = [k for k, v in kept.state_dict().items() if not torch.equal(v, given[k])]
+        assert different == ["2.bias"]
+
+
+@pytest.mark.parametrize("n", [5, 64])
+def test_what_the_user_says_of_the_classes_holds_with_the_dense_weights(n: int) -> None:
+    x, _ = drawn(list(range(K)), n)
+    result = personalize(net(), x, classes=[0, 1, 2], sparsity=0.97, progress=False)
+    assert not result.report.check["passed"]
+    assert set(result.model(x).argmax(1).tolist()) <= {0, 1, 2}
+    assert result.report.readout["closed"] == 3
+
+
 def test_what_is_held_back_is_not_fitted_to() -> None:
     """Its inputs changed, without a change of what the read-out sees, nothing else changes."""
     model, (x, _) = net(), drawn([1, 4], 64)
@@ -161,5 +189,5 @@ def test_the_published_rule_is_not_checked() -> None:
     report = personalize(net(), x, effort="paper", progress=False).report
     assert report.check == {
         "held": 0, "passed": True, "reason": "not asked for", "error": None, "gain": None,
-        "recall": None, "worst": None,
+        "recall": None, "worst": None, "readout": True,
     }  # fmt: skip

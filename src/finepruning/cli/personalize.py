@@ -78,8 +78,10 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         common.say_skipped(folder)
     for line in result.report.warnings:
         common.say(f"warning: {line}")
-    if not result.report.check["passed"]:
-        common.say(f"the dense weights are returned: {result.report.check['reason']}")
+    check = result.report.check
+    if not check["passed"]:
+        beside = ", with the read-out" * check["readout"]
+        common.say(f"the dense weights are returned{beside}: {check['reason']}")
     result.save(out)
     common.say(f"saved in {out}")
     summary = {**common.about(folder), "out": str(out), "report": result.report.to_dict()}

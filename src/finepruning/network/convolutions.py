@@ -24,7 +24,9 @@ class ConvLayer(Layer):
     @property
     def view(self) -> tuple[Any, ...]:
         m = self.module
-        return (m.kernel_size, m.stride, m.padding, m.dilation, m.groups, m.padding_mode)
+        sizes = (m.kernel_size, m.stride, m.padding, m.dilation)
+        # A subclass may hold lists.
+        return (*(s if isinstance(s, str) else tuple(s) for s in sizes), m.groups, m.padding_mode)
 
     def sides(self, axis: int) -> tuple[int, int]:
         """How far the input is padded before and after along one axis of the kernel."""

@@ -15,9 +15,10 @@ from .attention import (
     wire_functional,
     wire_slow_path,
 )
-from .convolutions import CONVS, NormedConvLayer
+from .convolutions import CONVS, ConvLayer, NormedConvLayer
+from .functional import wire_nothing
 from .kinds import kind_of
-from .layers import Layer
+from .layers import Layer, LinearLayer
 from .taps import Place, has_own_forward, wire_call
 
 COMPUTED = "its weight is computed (parametrized), not stored"
@@ -136,7 +137,7 @@ class _Search:
                 return
         if nn.utils.parametrize.is_parametrized(module) or not _stored(module, weight):
             self.leave(name, weight, COMPUTED)
-        elif own_forward:
+        elif own_forward and not self._may_be_seen_through(kind.layer, weight):
             self.leave(name, weight, f"{type(module).__name__} has a forward of its own")
         elif not weight.is_floating_point():
             self.leave(name, weight, f"its weight is of type {weight.dtype}")
@@ -148,12 +149,18 @@ class _Search:
         elif id(weight) in self.owners:
             self._tied(name, module, self.owners[id(weight)], weight)
         else:
-            self._add(kind.layer(name, module), weight)
+            self._add(kind.layer(name, module), weight, own_forward)
 
-    def _add(self, layer: Layer, weight: Tensor) -> None:
+    def _may_be_seen_through(self, layer: type[Layer], weight: Tensor) -> bool:
+        """Whether a first sample can show that a ``forward`` of its own computes what its class
+        does, such as a convolution that pads first."""
+        return layer in (LinearLayer, ConvLayer) and self.holders[id(weight)] == 1
+
+    def _add(self, layer: Layer, weight: Tensor, own_forward: bool = False) -> None:
         self.owners[id(weight)] = layer
         self.layers.append(layer)
-        self.places.append(Place(layer.module, (layer,), wire_call))
+        wire = wire_nothing if own_forward else wire_call
+        self.places.append(Place(layer.module, (layer,), wire))
 
     def _tied(self, name: str, module: nn.Module, owner: Layer, weight: Tensor) -> None:
         apart = _difference(owner.module, module)

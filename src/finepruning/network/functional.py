@@ -1,18 +1,21 @@
 """Layers whose weight is handed to a function, such as ``F.linear(x, self.fc.weight)``.
 
-No call of the module shows that. So the weight on a replica is a tensor that tells which functions
-it is handed to: where it is ``F.linear`` with the layer's own bias, the call is intercepted like
-any other; of the rest it is said by what function they are used.
+So do modules that use the weight of another, and subclasses with a ``forward`` of their own, such
+as convolutions that pad as TensorFlow does. No call of the module shows what is computed. So the
+weight on a replica is a tensor that tells which functions it is handed to: where it is what the
+layer's own class would compute, ``F.linear`` or ``F.conv2d`` with its bias, stride and so on, the
+call is intercepted like any other; of the rest it is said by what function they are used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .convolutions import ConvLayer
 from .layers import Layer, LinearLayer
 from .taps import Call, Place, Wire
 
@@ -57,25 +60,44 @@ def functional_places(
     )
 
 
+def wire_nothing(module: Any, taps: tuple[Layer, ...], call: Call) -> None:
+    """Leave a module as it is: what it computes is not known yet."""
+
+
 def wire_weight(module: Any, taps: tuple[Layer, ...], call: Call) -> None:
-    """Make each ``F.linear`` that is handed the weight of ``module`` a call of its one tap."""
+    """Make each function that is handed the weight of ``module``, and computes what its class
+    would, a call of its one tap."""
     (layer,) = taps
 
     def handle(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not is_own_linear(layer, function, args, kwargs):
+        own = layer.module._parameters.get(layer.bias_name)
+        given = own_call(layer, own, function, args, kwargs)
+        if given is None:
             return function(*args, **kwargs)
-        x = _linear(*args, **kwargs)[0]
-        return call(layer, lambda x: F.linear(x, layer.stored, layer.bias), x)
+
+        def run(x: Tensor) -> Tensor:
+            bias = layer.module._parameters.get(layer.bias_name)
+            return function(x, layer.stored, bias, *given.options)
+
+        return call(layer, run, given.input)
 
     _tell(module, layer, handle)
 
 
 def note_uses(module: Any, layer: Layer, uses: set[str]) -> None:
-    """Note in ``uses`` the functions that are handed the weight of ``module``, of a replica."""
+    """Note in ``uses`` the functions that are handed the weight of ``module``, of a replica; an
+    empty name is what its class would compute."""
+    # Compensation may give it a bias. A bias of zeros shows whether that would be used.
+    own = layer.module._parameters.get(layer.bias_name)
+    if own is None:
+        zeros = layer.stored.detach().new_zeros(layer.groups * layer.matrix().shape[1])
+        own = nn.Parameter(zeros, requires_grad=False)
+        parameters = dict(module._parameters)
+        vars(module)["_parameters"] = parameters | {layer.bias_name: own}
 
     def handle(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output = function(*args, **kwargs)
-        if is_own_linear(layer, function, args, kwargs):
+        if own_call(layer, own, function, args, kwargs) is not None:
             uses.add("")
         elif _holds_tensor(output):
             uses.add(_name(function))
@@ -84,19 +106,68 @@ def note_uses(module: Any, layer: Layer, uses: set[str]) -> None:
     _tell(module, layer, handle)
 
 
-def is_own_linear(
-    layer: Layer, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> bool:
-    """Whether it is ``F.linear`` of the layer's weight and bias, as the module itself calls it."""
-    if function is not F.linear or type(layer) is not LinearLayer:
-        return False
-    _, weight, bias = _linear(*args, **kwargs)
-    own = getattr(layer.module, layer.bias_name, None)
-    return weight is layer.stored and bias is own and own is not None
+class Given(NamedTuple):
+    """What a function is handed beside the layer's own weight and bias."""
+
+    input: Any
+    options: tuple[Any, ...]
+    """Stride, padding, dilation and groups of a convolution; of a linear layer nothing."""
+
+
+def own_call(
+    layer: Layer,
+    own_bias: Tensor | None,
+    function: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Given | None:
+    """What ``function`` is handed, where it computes what the layer's class would; else None."""
+    if type(layer) is LinearLayer and function is F.linear:
+        x, weight, bias = _linear(*args, **kwargs)
+        given = Given(x, ())
+    elif type(layer) is ConvLayer and function is _CONVS.get(len(layer.module.kernel_size)):
+        m = layer.module
+        x, weight, bias, *options = _conv(*args, **kwargs)
+        given = Given(x, tuple(options))
+        axes = len(m.kernel_size)
+        asked = [_each(option, axes) for option in (m.stride, m.padding, m.dilation)]
+        if m.padding_mode != "zeros" or options[3] != m.groups:
+            return None
+        if [_each(option, axes) for option in options[:3]] != asked:
+            return None
+    else:
+        return None
+    return given if weight is layer.stored and bias is own_bias else None
+
+
+_CONVS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 def _linear(input: Any, weight: Any, bias: Any = None) -> tuple[Any, Any, Any]:
     return input, weight, bias
+
+
+def _conv(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> tuple[Any, ...]:
+    return input, weight, bias, stride, padding, dilation, groups
+
+
+def _each(option: Any, axes: int) -> Any:
+    """An option of a convolution along each axis; ``same`` and ``valid`` as they are."""
+    return (
+        (option,) * axes
+        if isinstance(option, int)
+        else option
+        if isinstance(option, str)
+        else tuple(option)
+    )
 
 
 def _tell(module: Any, layer: Layer, handle: Handle) -> None:

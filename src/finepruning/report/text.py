@@ -93,9 +93,10 @@ def _check_line(check: Mapping[str, Any] | None) -> str:
     if check is None:
         return "none: an earlier version"
     if not check["passed"]:
+        beside = ", with the read-out" if check.get("readout") else ""
         return (
-            f"THE DENSE WEIGHTS ARE RETURNED: {check['reason']}, by {check['held']} samples held"
-            " back; ask for less sparsity, or say check=False (--no-check)"
+            f"THE DENSE WEIGHTS ARE RETURNED{beside}: {check['reason']}, by {check['held']} samples"
+            " held back; ask for less sparsity, or say check=False (--no-check)"
         )
     if not check["held"]:
         return f"none: {check['reason']}"

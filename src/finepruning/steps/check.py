@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.check import CheckOptions, by_rank, expected
+from ..core.check import CheckOptions, Expected, by_rank, expected
 from ..core.readout import Readout
 from ..data.batches import logits_of
 from ..network.engine import Engine
@@ -22,6 +22,7 @@ class Check:
     held: int
     """How many there were."""
     passed: bool
+    """Whether the finished network is worth having."""
     reason: str
     """Why it is not worth having, or why nothing was checked."""
     error: float | None = None
@@ -31,6 +32,8 @@ class Check:
     recall: float | None = None
     worst: int | None = None
     """Of the class that loses most, the share of its expected recall that stays; and which."""
+    readout: bool = True
+    """Whether the read-out is, on the dense weights if need be."""
 
 
 def check(
@@ -42,7 +45,8 @@ def check(
     if seen.logits is None:
         return Check(0, True, seen.trace.readout_refused)
     if not seen.held:
-        return Check(0, False, f"{seen.samples} samples are too few to tell whether it helps")
+        few = f"{seen.samples} samples are too few to tell whether it helps"
+        return Check(0, False, few, readout=_alone(seen, answer, options, few=True))
     said = torch.cat([_said(p.output, seen.trace.end) for p in engine.stream(seen.held)])
     found, dense = said.double().numpy(), seen.logits.double().numpy()
     wanted = dense[[*seen.held_rows]] + (0.0 if answer is None else answer.shift)
@@ -52,17 +56,41 @@ def check(
     variance = dense.var(0).sum()
     error = float((errors**2).mean(0).sum() / max(variance, 1e-300))
     if not np.isfinite(found).all():
-        return Check(len(errors), False, "its outputs are not finite")
+        return Check(
+            len(errors), False, "its outputs are not finite", readout=_alone(seen, answer, options)
+        )
     if answer is None:
         passed = error < 1 or not variance
-        return Check(len(errors), passed, "" if passed else "it misses all that varies", error)
+        reason = "" if passed else "it misses all that varies"
+        return Check(len(errors), passed, reason, error, readout=False)
     e = expected(dense, answer, by_rank(wanted, found), options)
-    reason = ""
+    reason = _against(e, options)
+    alone = not reason or _alone(seen, answer, options)
+    return Check(len(errors), not reason, reason, error, e.gain, e.recall, e.worst, alone)
+
+
+def _against(e: Expected, options: CheckOptions) -> str:
+    """Why a network of which so much is expected is not worth having; empty: it is."""
     if e.gain < options.margin:
-        reason = f"accuracy is expected to change by {e.gain:+.1%}"
-    elif e.recall < 1 - options.recall:
-        reason = f"{1 - e.recall:.0%} of what it names right of class {e.worst} would be lost"
-    return Check(len(errors), not reason, reason, error, e.gain, e.recall, e.worst)
+        return f"accuracy is expected to change by {e.gain:+.1%}"
+    if e.recall < 1 - options.recall:
+        return f"{1 - e.recall:.0%} of what it names right of class {e.worst} would be lost"
+    return ""
+
+
+def _alone(
+    seen: Observation, answer: Readout | None, options: CheckOptions, few: bool = False
+) -> bool:
+    """Whether the read-out is worth having on the dense weights. What the user says of the classes
+    holds in any case."""
+    if answer is None or seen.logits is None:
+        return False
+    if not answer.prior.all():
+        return True
+    dense = seen.logits.double().numpy()
+    return not few and not _against(
+        expected(dense, answer, np.zeros_like(dense[:1]), options), options
+    )
 
 
 def _said(output: object, end: str) -> Tensor:

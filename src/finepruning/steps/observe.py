@@ -162,7 +162,7 @@ def observe(
         for name, seen in watcher.evidence.items()
     }
     missing = {
-        layer.name: why_uncalled(uses.get(layer.name, set()))
+        layer.name: why_uncalled(layer, uses.get(layer.name, set()))
         for layer in found.layers
         if layer.name not in evidence
     }

@@ -14,7 +14,9 @@ from ..data.batches import Batch, logits_of
 from ..network.engine import Engine
 from ..network.find import Found
 from ..network.functional import functional_places, note_uses
+from ..network.kinds import kind_of
 from ..network.layers import Layer
+from ..network.taps import has_own_forward
 
 
 @dataclass(frozen=True)
@@ -89,12 +91,15 @@ def with_functions(
     ), uses
 
 
-def why_uncalled(functions: Collection[str]) -> str:
+def why_uncalled(layer: Layer, functions: Collection[str]) -> str:
     """Why a layer that the data does not reach is left alone."""
+    kind = kind_of(layer.module)
+    own = kind is not None and has_own_forward(layer.module, kind.base)
+    first = f"{type(layer.module).__name__} has a forward of its own; " if own else ""
     names = sorted(name for name in functions if name)
     if names:
-        return f"its weight is handed to {', '.join(names)}, instead of a call of the layer"
-    return "never called on the calibration data"
+        return f"{first}its weight is handed to {', '.join(names)}, instead of a call of the layer"
+    return first + "never called on the calibration data"
 
 
 def _not_logits(output: Any) -> str:
