@@ -47,7 +47,7 @@ SET = 512  # samples that are looked at together
 SETTLE_STEPS, SETTLED = 100, 1e-4  # iterations at most, and the change that ends them
 # Read-out.
 COOLEST, HOTTEST, HEATS = 0.5, 2.5, 8  # temperatures tried, in equal ratios
-CLEAR, SLOPE = 0.25, 8.0  # of the usual clearness, and nats for what is above
+CLEAR, SLOPE = 0.35, 4.0  # of the usual clearness, and nats for what is above
 ROOT = 0.75  # power of a class's samples
 LITTLE, FULL = 0.4, 1.3  # skew in logits, up to which nothing is changed and from which all is
 SHARPEST = 1.75  # the shift is the log prior times the temperature, or this,
@@ -653,7 +653,7 @@ def read_out(logits: Array) -> Readout:
     T, (U, gain) = heats[best], found[best]
     mean = p.mean(0)
     skew = max(0.0, min(gain, np.log(K) + float(sum(q * np.log(q) for q in mean if q > 1e-300))))
-    share = min(max(np.exp(-skew), 1 / K), 1 - 1e-9)
+    share = min(np.exp(-skew) + 1 / K, 1 - 1e-9)
     usual = float(np.mean([-np.log(1 - min(row.max(), 1 - 1e-9)) for row in p]))
     flat = clearness(p)
     odds = np.zeros(K)

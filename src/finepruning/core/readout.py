@@ -36,8 +36,8 @@ class ReadoutOptions:
     temperatures: int = number(8, 1, 1000)
     """So many from ``coolest`` to ``hottest`` are tried, in equal ratios: that under which each
     sample is likeliest given the others is taken."""
-    clear: float = number(0.25, 0)
-    slope: float = number(8.0, 0)
+    clear: float = number(0.35, 0)
+    slope: float = number(4.0, 0)
     """Evidence for a class, in nats: ``slope`` times what its samples' clearness, in units of the
     usual one, is above ``clear``."""
     root: float = number(0.75, 0)
@@ -98,7 +98,7 @@ def read_out(
     >>> skewed = np.eye(5)[np.arange(100) % 2] * 6.0  # 100 samples of classes 0 and 1 out of 5
     >>> found = read_out(skewed)
     >>> found.classes, found.shift.round(1).tolist()
-    (2, [0.0, 0.0, -3.0, -3.0, -3.0])
+    (2, [0.0, 0.0, -2.8, -2.8, -2.8])
 
     ``allowed``: numbers of the classes that can come up at all, where the user knows; the others
     get the shift ``CLOSED``. ``class_prior`` ``(K,)``: how often each came up in training, where
@@ -123,7 +123,7 @@ def read_out(
     # As much as the others tell of a sample, and no more than the mean prediction shows.
     skew = max(min(gain, np.log(K) - _entropy(p.mean(0))), 0.0)
 
-    of, present = _usual(p), _log_odds(np.exp(-skew), K)
+    of, present = _usual(p), _log_odds(np.exp(-skew) + 1 / K)
     flat = _clearness(p)
     (clearness, N), odds = flat, np.zeros(K)
     for step in range(o.rounds + 1):
@@ -194,9 +194,9 @@ def _usual(p: Floats) -> float:
     return max(float(_nats(p)[0].mean()), 1e-12)
 
 
-def _log_odds(share: float, K: int) -> float:
-    """Log odds of a class being among as many as ``share`` of all ``K``, one at least."""
-    share = min(max(share, 1 / K), 1 - 1e-9)
+def _log_odds(share: float) -> float:
+    """Log odds of a class being one of ``share`` of all."""
+    share = min(share, 1 - 1e-9)
     return float(np.log(share / (1 - share)))
 
 
