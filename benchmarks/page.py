@@ -32,6 +32,7 @@ from groups import (
     summary,
 )
 from measure import RESULTS, Row
+from panel_tables import choose_lines, size_lines, whole_lines, whole_rows
 from plots import draw
 from targets import harmed, targets
 from users import FOLD, NETWORKS
@@ -53,6 +54,7 @@ def page(found: Sequence[Source], out: Path) -> str:
         "harm": harm(groups),
         "cost": cost_table(costs),
         "wer": wer_table(read_wer(found)),
+        **panel_tables(found),
     }
     for data, networks in NETWORKS.items():
         sections = []
@@ -67,6 +69,17 @@ def page(found: Sequence[Source], out: Path) -> str:
     template = Template(Path(__file__).with_suffix(".md").read_text())
     text = template.substitute({k: v.rstrip("\n") for k, v in parts.items()})
     return re.sub(r"(\d)%", r"\1 %", text)
+
+
+def panel_tables(found: Sequence[Source]) -> dict[str, str]:
+    """What the panel says: constants chosen, and whole personalisations by network and size."""
+    rows = whole_rows(found)
+    lines = {
+        "choose": choose_lines(found),
+        "whole": whole_lines(rows),
+        "sizes": size_lines(rows),
+    }
+    return {key: table(head, body) if body else NONE for key, (head, body) in lines.items()}
 
 
 def target_table(groups: list[Group], costs: list[CostRow]) -> str:

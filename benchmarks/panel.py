@@ -2,10 +2,12 @@
 
     python benchmarks/panel.py cache [--networks resnet20,...] [--missing]
     python benchmarks/panel.py judge [--methods dense,today,...] [--people 10] [--brief]
+    python benchmarks/panel.py choose [--people 2] [--ns 16,32,128]
     python benchmarks/panel.py whole [--sparsities 0,0.5,0.7] [--people 2] [--ns 32,128]
 
-``cache`` runs the dense networks once, ``judge`` tries read-outs on what it wrote, in seconds, and
-``whole`` runs all of personalize. Networks whose weights or packages are not there are named and
+``cache`` runs the dense networks once, ``judge`` tries read-outs on what it wrote, in seconds,
+``choose`` chooses the read-out's constants with each network left out in turn, and ``whole`` runs
+all of personalize. Networks whose weights or packages are not there are named and
 left out. ``--kinds`` names kinds of people, separated by ``;``.
 """
 
@@ -15,6 +17,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from panel_choose import SIZES as CHOOSE_SIZES
+from panel_choose import choose
 from panel_judge import comparison, judge, tables, write
 from panel_networks import NETWORKS, cached, write_cache
 from panel_people import SIZES
@@ -42,11 +46,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("part", choices=("cache", "judge", "whole"))
+    parser.add_argument("part", choices=("cache", "judge", "choose", "whole"))
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--folder", type=Path, default=CHECKPOINTS, help="where the cache is")
     parser.add_argument("--missing", action="store_true", help="cache only what is not there")
-    parser.add_argument("--methods", default="dense,today,lame,em,C,C-related")
+    parser.add_argument("--methods", default="dense,today,checked,lame,em,C,C-related")
     parser.add_argument("--people", type=int, help="of each kind")
     parser.add_argument("--ns", help="unlabelled samples, such as 16,128")
     parser.add_argument("--kinds", help="of people, such as '3 equal;everybody'")
@@ -78,6 +82,8 @@ def main() -> None:
             write(found[method], folder)
             print(f"{tables(found[method], not args.brief)}\n")
         print(comparison(found))
+    if args.part == "choose" and there:
+        print(choose(there, folder, people or 2, sizes or CHOOSE_SIZES, args.smoke, _say))
     if args.part == "whole":
         sparsities = [float(s) for s in args.sparsities.split(",")]
         for name in there:

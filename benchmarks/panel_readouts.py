@@ -12,9 +12,8 @@ import adapt
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from panel_candidate import Options, seen_or_unseen
 
-from finepruning.research import read_out
+from finepruning.research import ReadoutOptions, against, expected, read_out
 
 Floats = NDArray[np.float64]
 Adapted = Callable[[Floats, Floats], Floats]
@@ -44,11 +43,21 @@ def dense(logits: Floats, features: Floats, known: Known) -> Floats:
     return np.zeros(logits.shape[1])
 
 
-def today(logits: Floats, features: Floats, known: Known) -> Floats:
-    """What finepruning does, its outputs all kept."""
-    found = read_out(logits)
-    known.found.update(trust=found.trust, classes=found.classes, temperature=found.temperature)
-    return found.shift
+@dataclass(frozen=True)
+class Today:
+    """What finepruning does on the dense weights, no output removed; with the check at the end, or
+    without."""
+
+    options: ReadoutOptions = field(default_factory=ReadoutOptions)
+    checked: bool = False
+
+    def __call__(self, logits: Floats, features: Floats, known: Known) -> Floats:
+        found = read_out(logits, self.options)
+        known.found.update(trust=found.trust, classes=found.classes, temperature=found.temperature)
+        unchanged = np.zeros_like(found.shift)
+        if self.checked and against(expected(logits, found, unchanged[None])):
+            return unchanged
+        return found.shift
 
 
 def lame(logits: Floats, features: Floats, known: Known) -> Adapted:
@@ -124,13 +133,12 @@ class SoftSpike:
 
 METHODS: dict[str, Reader] = {
     "dense": dense,
-    "today": today,
+    "today": Today(),
+    "checked": Today(checked=True),
     "lame": lame,
     "em": em,
     "C": SoftSpike(),
     "C-related": SoftSpike(related=True),
-    "D": lambda logits, features, known: seen_or_unseen(logits),
-    "D-own-0": lambda logits, features, known: seen_or_unseen(logits, Options(own=0.0)),
 }
 
 

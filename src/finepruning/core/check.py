@@ -32,8 +32,12 @@ class CheckOptions:
     margin: float = number(0.01, -1, 1)
     """Accuracy that must be expected to be gained, as a share of the samples: what is expected is
     not quite what comes."""
-    recall: float = number(0.2, 0, 1)
-    """Share of a class's expected recall that may be lost,"""
+    sure: float = number(1.645, 0)
+    """Standard errors, over the samples, by which it must be above nothing: 1.645 is 95 % sure, and
+    takes three samples at least that are answered better."""
+    recall: float = number(0.35, 0, 1)
+    """Share of a class's expected recall that may be lost (less is, on the panel: what is expected
+    is on the safe side),"""
     recognised: float = number(0.5, 0, 1)
     samples: float = number(2.0, 0)
     """where more than so much recall was expected, and so many samples are believed to be its."""
@@ -50,6 +54,8 @@ class Expected:
 
     gain: float
     """Of accuracy, as a share of the samples."""
+    error: float
+    """Standard error of that, over the samples."""
     recall: float
     """Of what the dense network is believed to name right of a class, the share that stays, for the
     class that loses most; 1 where no class is recognised."""
@@ -78,22 +84,41 @@ def expected(
     K, rows = belief.shape[1], np.arange(len(belief))
     mass = belief.sum(0)
 
-    def judged(said: NDArray[np.int64]) -> tuple[float, Floats]:
-        """Accuracy and recalls ``(K,)`` of the answers ``said`` ``(n,)``."""
+    def judged(said: NDArray[np.int64]) -> tuple[Floats, Floats]:
+        """How far the answers ``said`` are believed, and the recalls, ``(n,)`` and ``(K,)``."""
         right = belief[rows, said]
-        return float(right.mean()), np.bincount(said, right, K) / np.maximum(mass, 1e-12)
+        return right, np.bincount(said, right, K) / np.maximum(mass, 1e-12)
 
     before, recall = judged(dense.argmax(1))
     order = np.argsort(-wanted, axis=1, kind="stable")
     ranked = np.take_along_axis(wanted, order, 1)
     after = [judged(order[rows, (ranked + error).argmax(1)]) for error in errors]
-    gain = float(np.mean([accuracy for accuracy, _ in after])) - before
+    gains = np.mean([right for right, _ in after], 0) - before
+    gain, error = float(gains.mean()), float(gains.std() / np.sqrt(len(gains)))
     counts = (recall > options.recognised) & (mass >= options.samples)
     if not counts.any():
-        return Expected(gain, 1.0, -1)
+        return Expected(gain, error, 1.0, -1)
     stays = np.where(counts, np.mean([r for _, r in after], 0) / np.maximum(recall, 1e-12), np.inf)
     worst = int(stays.argmin())
-    return Expected(gain, float(min(stays[worst], 1.0)), worst)
+    return Expected(gain, error, float(min(stays[worst], 1.0)), worst)
+
+
+def against(e: Expected, options: CheckOptions = DEFAULT) -> str:
+    """Why a network of which so much is expected is not worth having; empty: it is.
+
+    >>> against(Expected(gain=0.002, error=0.0, recall=1.0, worst=-1))
+    'accuracy is expected to change by +0.2%'
+    """
+    if e.gain < options.margin:
+        return f"accuracy is expected to change by {e.gain:+.1%}"
+    if e.gain < options.sure * e.error:
+        return (
+            f"too few samples show it: accuracy is expected to change by {e.gain:+.1%}, give or"
+            f" take {options.sure * e.error:.1%}"
+        )
+    if e.recall < 1 - options.recall:
+        return f"{1 - e.recall:.0%} of what it names right of class {e.worst} would be lost"
+    return ""
 
 
 def by_rank(wanted: Floats, found: Floats) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.check import CheckOptions, Expected, by_rank, expected
+from ..core.check import CheckOptions, against, by_rank, expected
 from ..core.readout import Readout
 from ..data.batches import logits_of
 from ..network.engine import Engine
@@ -64,18 +64,9 @@ def check(
         reason = "" if passed else "it misses all that varies"
         return Check(len(errors), passed, reason, error, readout=False)
     e = expected(dense, answer, by_rank(wanted, found), options)
-    reason = _against(e, options)
+    reason = against(e, options)
     alone = not reason or _alone(seen, answer, options)
     return Check(len(errors), not reason, reason, error, e.gain, e.recall, e.worst, alone)
-
-
-def _against(e: Expected, options: CheckOptions) -> str:
-    """Why a network of which so much is expected is not worth having; empty: it is."""
-    if e.gain < options.margin:
-        return f"accuracy is expected to change by {e.gain:+.1%}"
-    if e.recall < 1 - options.recall:
-        return f"{1 - e.recall:.0%} of what it names right of class {e.worst} would be lost"
-    return ""
 
 
 def _alone(
@@ -88,7 +79,7 @@ def _alone(
     if not answer.prior.all():
         return True
     dense = seen.logits.double().numpy()
-    return not few and not _against(
+    return not few and not against(
         expected(dense, answer, np.zeros_like(dense[:1]), options), options
     )
 

@@ -1,0 +1,64 @@
+"""The panel on the results page: lines of tables, from the rows in ``results/``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from groups import Source
+from measure import read_rows
+from panel_choose import HEAD as CHOOSE_HEAD
+from panel_choose import Choice, chosen
+from panel_judge import grouped, summary
+from panel_whole import WholeRow
+
+CHOOSE = "choose"
+"""What stands for the network in the name of the file of choices."""
+HEAD = ("network", "asked for", "people", "dense", "gain", "worst", "worse by a point",
+        "classes lost", "new class", "log-loss", "dense returned")  # fmt: skip
+
+Lines = tuple[Sequence[str], list[Sequence[str]]]
+
+
+def choose_lines(found: Iterable[Source]) -> Lines:
+    """Constants chosen with each network left out, and what they do there."""
+    rows = [
+        row for s in found if (s.data, s.network) == ("panel", CHOOSE)
+        for row in read_rows(s.path, Choice)
+    ]  # fmt: skip
+    return CHOOSE_HEAD, [*chosen(rows)] if rows else []
+
+
+def whole_rows(found: Iterable[Source]) -> list[WholeRow]:
+    """People with whom all of personalize was run."""
+    return [
+        row for s in found if s.data == "panel" and s.network != CHOOSE
+        for row in read_rows(s.path, WholeRow)
+    ]  # fmt: skip
+
+
+def whole_lines(rows: Sequence[WholeRow]) -> Lines:
+    """A line for each network and sparsity, and for all together."""
+    lines: list[Sequence[str]] = []
+    groups = grouped(rows, lambda r: f"{r.network}|{r.wanted}")  # type: ignore[attr-defined]
+    for of in groups.values():
+        lines.append(_line(of[0].network, f"{of[0].wanted:.0%}", of))  # type: ignore[attr-defined]
+    if rows:
+        lines.append(_line("all people", "", rows))
+    return HEAD, lines
+
+
+def size_lines(rows: Sequence[WholeRow]) -> Lines:
+    """A line for each number of samples."""
+    by = grouped(rows, lambda r: str(r.n))
+    return ("samples", "", *HEAD[2:]), [_line(n, "", by[n]) for n in sorted(by, key=int)]
+
+
+def _line(name: str, wanted: str, rows: Sequence[WholeRow]) -> Sequence[str]:
+    s = summary(rows)
+    returned = sum(row.wanted > 0 and row.sparsity < row.wanted / 2 for row in rows)
+    return (
+        name, wanted, str(s.cases), f"{100 * s.dense:.1f}", f"{100 * s.gain:+.1f}",
+        f"{100 * s.worst:+.1f}", f"{s.harmed:.1%}", f"{s.lost}/{s.recognised}",
+        "-" if np.isnan(s.new) else f"{s.new:.2f}", f"{s.loss:+.3f}", f"{returned / len(rows):.0%}",
+    )  # fmt: skip
