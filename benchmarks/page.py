@@ -32,7 +32,7 @@ from groups import (
     summary,
 )
 from measure import RESULTS, Row
-from panel_tables import choose_lines, size_lines, whole_lines, whole_rows
+from panel_tables import choose_lines, other_lines, size_lines, whole_lines, whole_rows
 from plots import draw
 from targets import harmed, targets
 from users import FOLD, NETWORKS
@@ -76,6 +76,7 @@ def panel_tables(found: Sequence[Source]) -> dict[str, str]:
     rows = whole_rows(found)
     lines = {
         "choose": choose_lines(found),
+        "others": other_lines(found),
         "whole": whole_lines(rows),
         "sizes": size_lines(rows),
     }

@@ -3,12 +3,14 @@
     python benchmarks/panel.py cache [--networks resnet20,...] [--missing]
     python benchmarks/panel.py judge [--methods dense,today,...] [--people 10] [--brief]
     python benchmarks/panel.py choose [--people 2] [--ns 16,32,128]
+    python benchmarks/panel.py others
     python benchmarks/panel.py whole [--sparsities 0,0.5,0.7] [--people 2] [--ns 32,128]
 
 ``cache`` runs the dense networks once, ``judge`` tries read-outs on what it wrote, in seconds,
-``choose`` chooses the read-out's constants with each network left out in turn, and ``whole`` runs
-all of personalize. Networks whose weights or packages are not there are named and
-left out. ``--kinds`` names kinds of people, separated by ``;``.
+``choose`` chooses the read-out's constants with each network left out in turn, ``others`` looks at
+networks whose outputs are no classes, and ``whole`` runs all of personalize. Networks whose weights
+or packages are not there are named and left out. ``--kinds`` names kinds of people, separated by
+``;``.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from panel_choose import SIZES as CHOOSE_SIZES
 from panel_choose import choose
 from panel_judge import comparison, judge, tables, write
 from panel_networks import NETWORKS, cached, write_cache
+from panel_others import others
 from panel_people import SIZES
 from panel_readouts import METHODS
 from panel_train import CHECKPOINTS
@@ -46,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("part", choices=("cache", "judge", "choose", "whole"))
+    parser.add_argument("part", choices=("cache", "judge", "choose", "others", "whole"))
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--folder", type=Path, default=CHECKPOINTS, help="where the cache is")
     parser.add_argument("--missing", action="store_true", help="cache only what is not there")
@@ -69,6 +72,9 @@ def main() -> None:
         names, people, sizes, folder = [SMOKE], 1, (16,), folder / "smoke"
     if args.part == "cache":
         cache(names, folder, args.missing)
+        return
+    if args.part == "others":
+        print(others(args.smoke))
         return
     there = [name for name in names if (folder / f"{name}.npz").is_file()]
     for name in [n for n in names if n not in there]:

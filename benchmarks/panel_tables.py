@@ -10,10 +10,13 @@ from measure import read_rows
 from panel_choose import HEAD as CHOOSE_HEAD
 from panel_choose import Choice, chosen
 from panel_judge import grouped, summary
+from panel_others import HEAD as OTHERS_HEAD
+from panel_others import Other
+from panel_others import lines as others_of
 from panel_whole import WholeRow
 
-CHOOSE = "choose"
-"""What stands for the network in the name of the file of choices."""
+CHOOSE, OTHERS = "choose", "others"
+"""What stands for the network in the names of these files."""
 HEAD = ("network", "asked for", "people", "dense", "gain", "worst", "worse by a point",
         "classes lost", "new class", "log-loss", "dense returned")  # fmt: skip
 
@@ -29,10 +32,19 @@ def choose_lines(found: Iterable[Source]) -> Lines:
     return CHOOSE_HEAD, [*chosen(rows)] if rows else []
 
 
+def other_lines(found: Iterable[Source]) -> Lines:
+    """Networks whose outputs are no classes."""
+    rows = [
+        row for s in found if (s.data, s.network) == ("panel", OTHERS)
+        for row in read_rows(s.path, Other)
+    ]  # fmt: skip
+    return OTHERS_HEAD, [*others_of(rows)] if rows else []
+
+
 def whole_rows(found: Iterable[Source]) -> list[WholeRow]:
     """People with whom all of personalize was run."""
     return [
-        row for s in found if s.data == "panel" and s.network != CHOOSE
+        row for s in found if s.data == "panel" and s.network not in (CHOOSE, OTHERS)
         for row in read_rows(s.path, WholeRow)
     ]  # fmt: skip
 

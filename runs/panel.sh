@@ -12,6 +12,7 @@ if [ "${1:-}" = --smoke ]; then
     panel cache --smoke
     panel judge --smoke --brief
     panel choose --smoke
+    panel others --smoke
     panel whole --smoke
     exit
 fi
@@ -19,4 +20,5 @@ fi
 panel cache --missing
 panel judge
 panel choose
+panel others
 panel whole

@@ -14,12 +14,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
+import panel_choose as choosing  # type: ignore[import-not-found]
 import panel_judge as judging  # type: ignore[import-not-found]
 import panel_networks  # type: ignore[import-not-found]
+import panel_others as others  # type: ignore[import-not-found]
 import panel_people as folk  # type: ignore[import-not-found]
 import panel_photos as photos  # type: ignore[import-not-found]
 import panel_readouts as readouts  # type: ignore[import-not-found]
 import panel_signals as signals  # type: ignore[import-not-found]
+import panel_tables as lines_of  # type: ignore[import-not-found]
 import panel_whole as wholes  # type: ignore[import-not-found]
 
 
@@ -308,6 +311,80 @@ def test_em_is_a_fixed_point_of_the_likelihood() -> None:
     shift = readouts.em(logits, logits, None, steps=2000)
     R = readouts.softmax(logits + shift)
     assert R.mean(0) == pytest.approx(np.exp(shift) / np.exp(shift).sum(), abs=1e-6)
+
+
+# --- Constants, with each network left out
+
+
+def choice(setting: str, network: str, **found: float) -> Any:
+    usual = {"gain": 0.02, "worst": -0.01, "harmed": 0.0, "recognised": 100, "lost": 0, "new": 0.9}
+    row = {"cases": 10, "dense": 0.8, "loss": 0.0} | usual | found
+    return choosing.Choice(setting, network, **row)
+
+
+def test_what_a_setting_is_worth() -> None:
+    one = choice("x", "a", gain=0.03, harmed=0.02, lost=1, new=0.75)
+    assert choosing.worth([one]) == pytest.approx(3 - 1 - 0.5 - 2)
+    assert choosing.worth([choice("x", "a", new=math.nan)]) == pytest.approx(2)
+
+
+def test_a_network_has_no_say_in_what_is_reported_on_it() -> None:
+    rows = [
+        choice(setting, network, gain=gain)
+        for network, gains in {"a": (0.9, 0.0), "b": (0.0, 0.1), "c": (0.0, 0.2)}.items()
+        for setting, gain in zip(("bold", "mild"), gains, strict=True)
+    ]
+    assert choosing.best(rows) == "bold"
+    assert choosing.best(rows, without="a") == "mild"
+    lines = choosing.chosen(rows)
+    assert [line[:2] for line in lines] == [
+        ["a", "mild"], ["b", "bold"], ["c", "bold"], ["their mean", ""],
+        ["none: the default", "bold"],
+    ]  # fmt: skip
+    assert [line[4] for line in lines] == ["+0.0", "+0.0", "+0.0", "+0.0", "+30.0"]
+
+
+def test_settings_are_all_combinations() -> None:
+    found = choosing.settings({"slope": (1.0, 2.0), "clear": (0.5,)})
+    assert [*found] == ["slope=1 clear=0.5", "slope=2 clear=0.5"]
+    assert found["slope=2 clear=0.5"].slope == 2.0
+    default = readouts.ReadoutOptions()
+    assert all(getattr(default, name) in values for name, values in choosing.GRID.items())
+
+
+def test_the_check_lets_nothing_through_that_few_samples_show() -> None:
+    logits = np.random.default_rng(0).normal(0, 1, (60, 10))
+    logits[:, 1] += 6  # all samples are clearly of one class: nothing changes
+    known = readouts.Known(np.zeros((10, 4)), np.zeros(10))
+    assert not readouts.METHODS["checked"](logits, logits, known).any()
+    assert readouts.METHODS["today"](logits, logits, known).any()
+
+
+@pytest.mark.parametrize("kind", others.KINDS)
+def test_networks_that_are_no_classifiers(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(others, "STEPS", 30)
+    row = others.measured(kind, 0, 10, 12)
+    assert (row.readout, row.from_off) == (0, 0.0)
+    assert row.outputs == (12 if kind == "autoencoder" else 10)
+    assert row.error >= 0
+
+
+def test_lines_of_the_page() -> None:
+    score = judging.Score(
+        "toy", "3 equal", "p", 16, "default", 3, 50, 0.8, 0.75, 0.9, 0.9, 0.5, 0.4, 3, 1, "",
+        0.5, 0.25, 1.0,
+    )  # fmt: skip
+    rows = [
+        wholes.WholeRow(**vars(score), wanted=0.5, sparsity=sparsity, passes=4.0)
+        for sparsity in (0.5, 0.0)
+    ]
+    head, lines = lines_of.whole_lines(rows)
+    assert len(head) == len(lines[0]) == len(lines[-1])
+    assert lines[0] == (
+        "toy", "50%", "2", "80.0", "-5.0", "-5.0", "100.0%", "2/6", "0.50", "-0.100", "50%"
+    )  # fmt: skip
+    assert [line[0] for line in lines_of.size_lines(rows)[1]] == ["16"]
+    assert lines_of.choose_lines([]) == (choosing.HEAD, [])
 
 
 # --- Signals, and whole personalisations

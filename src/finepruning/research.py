@@ -12,7 +12,7 @@ from .core.evidence import Evidence
 from .core.fit import Fit, FitOptions, Solution, fitted_bias, gain, repaired, saliency
 from .core.moments import Moments
 from .core.plan import budget, global_threshold, plan, spread
-from .core.readout import ReadoutOptions, read_out
+from .core.readout import ReadoutOptions, Skew, read_out, skew_of
 from .data.audio import find_audio, read_audio
 from .data.batches import BATCH_SIZE, count_items, logits_of, read_batches
 from .data.images import find_images, read_image
@@ -40,6 +40,7 @@ __all__ = [
     "PeakMemory",
     "Place",
     "ReadoutOptions",
+    "Skew",
     "Solution",
     "against",
     "budget",
@@ -64,6 +65,7 @@ __all__ = [
     "repaired",
     "resnet",
     "saliency",
+    "skew_of",
     "spread",
     "top",
 ]

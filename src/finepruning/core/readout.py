@@ -82,6 +82,16 @@ class Readout:
     """Probability that a sample is of a class that no other sample shows."""
 
 
+@dataclass(frozen=True)
+class Skew:
+    """What :func:`skew_of` found."""
+
+    nats: float
+    """By which a sample is likelier than with all classes alike."""
+    temperature: float
+    unseen: float
+
+
 CLOSED = -1e4
 """Shift of an output of which the user says that it never comes up: finite in half precision."""
 
@@ -92,6 +102,7 @@ def read_out(
     *,
     allowed: Numbers | None = None,
     class_prior: Floats | None = None,
+    skew: Skew | None = None,
 ) -> Readout:
     """Estimate the person's class prior from ``logits`` ``(n, K)`` of unlabelled samples.
 
@@ -102,8 +113,9 @@ def read_out(
 
     ``allowed``: numbers of the classes that can come up at all, where the user knows; the others
     get the shift ``CLOSED``. ``class_prior`` ``(K,)``: how often each came up in training, where
-    that is known; else all alike is what the network is taken to expect. The constants were chosen
-    on the benchmark's panel, leaving out each network in turn (docs/log.md).
+    that is known; else all alike is what the network is taken to expect. ``skew``: what
+    :func:`skew_of` found of the same logits, where that has been done. The constants were chosen on
+    the benchmark's panel, leaving out each network in turn (docs/log.md).
     """
     o, logits = options, np.asarray(logits, dtype=np.float64)
     if allowed is not None:
@@ -114,16 +126,11 @@ def read_out(
     if class_prior is not None:
         usual = np.log(class_prior) - np.log(class_prior).mean()
     logits = logits - usual
-    some, many = _evenly(logits, o.few), _evenly(logits, o.most)
+    many = _evenly(logits, o.most)
     (n, K), p = many.shape, _softmax(many)
-    tried = np.geomspace(o.coolest, o.hottest, o.temperatures)
-    fits = [_others(some, T, o.steps) for T in tried]
-    best = int(np.argmax([gain for _, gain in fits]))
-    T, (unseen, gain) = float(tried[best]), fits[best]
-    # As much as the others tell of a sample, and no more than the mean prediction shows.
-    skew = max(min(gain, np.log(K) - _entropy(p.mean(0))), 0.0)
-
-    of, present = _usual(p), _log_odds(np.exp(-skew) + 1 / K)
+    skew = skew or skew_of(logits, o)
+    T, unseen = skew.temperature, skew.unseen
+    of, present = _usual(p), _log_odds(np.exp(-skew.nats) + 1 / K)
     flat = _clearness(p)
     (clearness, N), odds = flat, np.zeros(K)
     for step in range(o.rounds + 1):
@@ -140,13 +147,26 @@ def read_out(
         fresh = np.maximum(np.log(prior / prior.max()), -np.log(n))
         odds = (odds + fresh) / 2 if step else fresh
 
-    trust = (max(T, 1.0) * skew - o.doubt) / max(o.full - o.doubt, 1e-12)
+    trust = (max(T, 1.0) * skew.nats - o.doubt) / max(o.full - o.doubt, 1e-12)
     trust = float(np.clip(trust, 0, 1))
     farthest = -max(T, o.gentlest) * np.log(n)
     shift = trust * (np.maximum(max(T, o.sharpest) * odds, farthest) - usual)
     prior = np.exp(odds)
     classes = len(np.unique((many + usual + shift).argmax(1)))
-    return Readout(shift, prior / prior.sum(), trust, skew, classes, T, unseen)
+    return Readout(shift, prior / prior.sum(), trust, skew.nats, classes, T, unseen)
+
+
+def skew_of(logits: Floats, options: ReadoutOptions = DEFAULT) -> Skew:
+    """How much the others of ``logits`` ``(n, K)`` tell of a sample, at the temperature at which
+    they tell most; no more than the mean prediction shows."""
+    o, K = options, logits.shape[1]
+    some = _evenly(logits, o.few)
+    tried = np.geomspace(o.coolest, o.hottest, o.temperatures)
+    fits = [_others(some, T, o.steps) for T in tried]
+    best = int(np.argmax([gain for _, gain in fits]))
+    unseen, gain = fits[best]
+    shown = np.log(K) - _entropy(_softmax(_evenly(logits, o.most)).mean(0))
+    return Skew(float(max(min(gain, shown), 0.0)), float(tried[best]), unseen)
 
 
 def _closed(found: Readout, allowed: Numbers, K: int) -> Readout:
