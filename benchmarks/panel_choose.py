@@ -22,9 +22,9 @@ from finepruning.research import ReadoutOptions
 
 SIZES = (16, 32, 128)
 GRID: dict[str, tuple[float, ...]] = {
-    "slope": (2.0, 4.0, 8.0),
-    "clear": (0.25, 0.35, 0.5),
-    "sharpest": (1.5, 1.75, 2.0),
+    "slope": (1.6, 3.2, 6.4),
+    "clear": (0.25, 0.37, 0.5),
+    "growth": (0.0, 0.25, 0.5),
 }
 SMOKE_GRID: dict[str, tuple[float, ...]] = {"slope": (4.0, 8.0)}
 

@@ -47,7 +47,7 @@ SET = 512  # samples that are looked at together
 SETTLE_STEPS, SETTLED = 100, 1e-4  # iterations at most, and the change that ends them
 # Read-out.
 COOLEST, HOTTEST, HEATS = 0.5, 2.5, 8  # temperatures tried, in equal ratios
-CLEAR, SLOPE = 0.35, 4.0  # of the usual clearness, and nats for what is above
+CLEAR, SLOPE, GROWTH = 0.37, 3.2, 0.25  # of the usual clearness, and nats for what is above
 ROOT = 0.75  # power of a class's samples
 LITTLE, FULL = 0.4, 1.3  # skew in logits, up to which nothing is changed and from which all is
 SHARPEST = 1.75  # the shift is the log prior times the temperature, or this,
@@ -662,7 +662,7 @@ def read_out(logits: Array) -> Readout:
         clear, N = (np.maximum(a, b) for a, b in zip(clearness(R), flat, strict=True))
         weight = np.zeros(K)
         for k in range(K):
-            nats = SLOPE * (clear[k] / max(usual, 1e-12) - CLEAR) if clear[k] > 0 else 0.0
+            nats = SLOPE * N[k] ** GROWTH * (clear[k] / max(usual, 1e-12) - CLEAR) if N[k] else 0.0
             weight[k] = logistic(nats + np.log(share / (1 - share))) * (N[k] + 1) ** ROOT
         prior = (1 - U) * weight / weight.sum() + U / K
         fresh = np.maximum(np.log(prior / prior.max()), -np.log(n))

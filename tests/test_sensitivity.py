@@ -189,6 +189,7 @@ SHOWS = {
     "HEATS": "readout",
     "CLEAR": "readout",
     "SLOPE": "readout",
+    "GROWTH": "readout",
     "ROOT": "readout",
     "LITTLE": "readout",
     "FULL": "readout",

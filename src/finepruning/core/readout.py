@@ -36,10 +36,12 @@ class ReadoutOptions:
     temperatures: int = number(8, 1, 1000)
     """So many from ``coolest`` to ``hottest`` are tried, in equal ratios: that under which each
     sample is likeliest given the others is taken."""
-    clear: float = number(0.35, 0)
-    slope: float = number(4.0, 0)
+    clear: float = number(0.37, 0)
+    slope: float = number(3.2, 0)
+    growth: float = number(0.25, 0)
     """Evidence for a class, in nats: ``slope`` times what its samples' clearness, in units of the
-    usual one, is above ``clear``."""
+    usual one, is above ``clear``; and more where they are many, as their number to the power
+    ``growth``."""
     root: float = number(0.75, 0)
     """Classes weigh as their number of samples to this power: a network that errs one way answers
     one class too often."""
@@ -140,7 +142,7 @@ def read_out(
             # A class stays as clear as the network alone has it, and keeps as many samples: what
             # it recognises is not traded.
             clearness, N = np.maximum(now[0], flat[0]), np.maximum(now[1], flat[1])
-        evidence = np.where(clearness > 0, o.slope * (clearness / of - o.clear), 0.0)
+        evidence = o.slope * N**o.growth * (clearness / of - o.clear)  # of no samples none
         seen = _sigmoid(evidence + present) * (N + 1.0) ** o.root
         prior = (1 - unseen) * seen / seen.sum() + unseen / K
         # That a class did not come up in n samples makes it n times less likely, and no more.
@@ -201,11 +203,11 @@ def _nats(p: Floats) -> tuple[Floats, Numbers]:
     return -np.log1p(-np.minimum(p[np.arange(len(p)), answer], 1 - 1e-9)), answer
 
 
-def _clearness(p: Floats) -> tuple[Floats, Numbers]:
+def _clearness(p: Floats) -> tuple[Floats, Floats]:
     """Mean nats by which the samples answered with a class would miss it, and how many these are,
     ``(K,)`` each."""
     nats, answer = _nats(p)
-    N = np.bincount(answer, minlength=p.shape[1])
+    N = np.bincount(answer, minlength=p.shape[1]).astype(np.float64)
     return np.bincount(answer, nats, p.shape[1]) / np.maximum(N, 1), N
 
 
