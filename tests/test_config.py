@@ -172,8 +172,8 @@ DEFAULTS = {
     },
     "norms": {"share": 0.0, "moved": 0.035},
     "readout": {
-        "enabled": True, "coolest": 0.5, "hottest": 2.5, "temperatures": 8, "clear": 0.25,
-        "slope": 8.0, "root": 0.75, "doubt": 0.4, "full": 1.3, "sharpest": 1.75,
+        "enabled": True, "coolest": 0.5, "hottest": 2.5, "temperatures": 8, "clear": 0.37,
+        "slope": 3.2, "growth": 0.25, "root": 0.75, "doubt": 0.4, "full": 1.3, "sharpest": 1.75,
         "gentlest": 1.25, "rounds": 10, "steps": 30, "few": 512, "most": 2048,
     },
     "plan": {"tempering": 0.3, "narrow": 16, "spared": 1 / 3},
@@ -188,8 +188,8 @@ DEFAULTS = {
         "repair": 0.5, "gain_limit": 3.0,
     },
     "check": {
-        "enabled": True, "share": 0.125, "most": 16, "margin": 0.01, "recall": 0.2,
-        "recognised": 0.5, "samples": 2.0, "belief": 2048,
+        "enabled": True, "share": 0.125, "most": 16, "margin": 0.01, "sure": 1.645,
+        "recall": 0.35, "recognised": 0.5, "samples": 2.0, "belief": 2048,
     },
     "warn": {"few": 16},
     "paper": {"steps": 7, "positions": 8000},

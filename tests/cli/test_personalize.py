@@ -33,7 +33,7 @@ def test_personalize(
     assert "6 images; 1 skipped: " in printed.err
     assert "broken.jpg: not an image" in printed.err
     assert "warning: the samples are few\n" in printed.err
-    assert "the dense weights are returned: it would not help\n" in printed.err
+    assert "the dense weights are returned, with the read-out: it would not help\n" in printed.err
 
 
 def test_personalize_options_and_json(

@@ -125,7 +125,7 @@ def own_call(
     if type(layer) is LinearLayer and function is F.linear:
         x, weight, bias = _linear(*args, **kwargs)
         given = Given(x, ())
-    elif type(layer) is ConvLayer and function is _CONVS.get(len(layer.module.kernel_size)):
+    elif type(layer) is ConvLayer and function is _CONVS[len(layer.module.kernel_size) - 1]:
         m = layer.module
         x, weight, bias, *options = _conv(*args, **kwargs)
         given = Given(x, tuple(options))
@@ -140,7 +140,7 @@ def own_call(
     return given if weight is layer.stored and bias is own_bias else None
 
 
-_CONVS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_CONVS = (F.conv1d, F.conv2d, F.conv3d)
 
 
 def _linear(input: Any, weight: Any, bias: Any = None) -> tuple[Any, Any, Any]:
