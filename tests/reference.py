@@ -70,7 +70,7 @@ class Settings:
     ridge: float = 0.3
     planned: float = 0.3
     norms: float = 0.0
-    neighbours: float = 1.0
+    neighbours: float = 0.5
     classes: tuple[int, ...] | None = None
 
 

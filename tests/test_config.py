@@ -178,7 +178,7 @@ DEFAULTS = {
     },
     "plan": {"tempering": 0.3, "narrow": 16, "spared": 1 / 3},
     "neighbours": {
-        "weight": 1.0, "most": 10, "disagree": 0.8, "agree": 0.9, "block": 512, "steps": 100,
+        "weight": 0.5, "most": 10, "disagree": 0.8, "agree": 0.9, "block": 512, "steps": 100,
         "tolerance": 1e-4,
     },
     "fit": {

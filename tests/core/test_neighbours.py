@@ -76,7 +76,7 @@ def test_few_samples_a_class_ask_few_neighbours() -> None:
         features, which = heaps(each * 8, 8)
         _, found = agreed(answers(which, 8), features)
         assert 0 < found.neighbours <= max(each - 1, 1)
-        assert found.weight == 1.0
+        assert found.weight == NeighbourOptions().weight
 
 
 def test_many_samples_are_looked_at_in_several_sets() -> None:
@@ -164,7 +164,7 @@ def test_as_many_are_asked_as_say_most() -> None:
     features = np.concatenate([np.repeat(alike, 3, 0), np.repeat(pair + beside, 2, 0)])
     logits = answers(np.array([0, 0, 0, 1, 1, 1, 0, 0, 1, 1]), 2)
     for disagree, asked, weight in ((0.5, 1, 1.0), (0.25, 2, 0.55 / 0.75)):
-        options = NeighbourOptions(most=2, disagree=disagree, agree=1.0)
+        options = NeighbourOptions(weight=1.0, most=2, disagree=disagree, agree=1.0)
         _, found = agreed(logits, features, options)
         assert found.neighbours == asked
         assert found.weight == pytest.approx(weight)

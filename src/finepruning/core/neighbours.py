@@ -25,7 +25,7 @@ Numbers = NDArray[np.int64]
 class NeighbourOptions:
     """How far a person's samples are believed about each other."""
 
-    weight: float = number(1.0, 0, 100)
+    weight: float = number(0.5, 0, 100)
     """What a neighbour that is sure adds, at most, to a logit that the last layer is fitted to;
     0: off, as without a read-out."""
     most: int = number(10, 1)
