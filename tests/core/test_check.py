@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finepruning.core.check import CheckOptions, by_rank, expected
+from finepruning.core.check import CheckOptions, Expected, against, by_rank, expected
 from finepruning.core.readout import Readout, read_out
 
 
@@ -76,3 +78,33 @@ def test_errors_by_rank_follow_what_was_wanted() -> None:
     wanted = np.array([[1.0, 3.0, 2.0], [5.0, 4.0, 3.0]])
     found = wanted + np.array([[0.1, 0.3, 0.2], [0.5, 0.4, 0.3]])
     np.testing.assert_allclose(by_rank(wanted, found), [[0.3, 0.2, 0.1], [0.5, 0.4, 0.3]])
+
+
+def changed(samples: int, n: int, odds: float = 4.0) -> tuple[np.ndarray, Readout]:
+    """A read-out that corrects so many of ``n`` samples, where its class is likelier by ``odds``."""
+    dense = 8.0 * np.eye(4)[np.arange(n) % 2]
+    dense[:samples] = [0.0, -9.0, odds, -9.0]
+    shift = np.array([0.0, 0.0, -2 * odds, -9.0])
+    return dense, Readout(shift, np.full(4, 0.25), 1.0, 1.0, 2, 1.0, 0.0)
+
+
+@given(st.integers(16, 200))
+def test_a_gain_must_show_in_three_samples(n: int) -> None:
+    options = CheckOptions(margin=0.001)
+    for samples in (1, 2):
+        found = expected(*changed(samples, n), np.zeros((1, 4)))
+        assert found.gain > options.margin
+        assert "too few samples show it" in against(found, options)
+    assert not against(expected(*changed(4, n), np.zeros((1, 4))), options)
+
+
+def test_what_speaks_against_a_network() -> None:
+    good = Expected(gain=0.05, error=0.01, recall=0.9, worst=2)
+    assert against(good) == ""
+    assert against(replace(good, gain=-0.02)) == "accuracy is expected to change by -2.0%"
+    assert "+5.0%, give or take 8.2%" in against(replace(good, error=0.05))
+    assert (
+        against(replace(good, recall=0.6)) == "40% of what it names right of class 2 would be lost"
+    )
+    assert against(replace(good, recall=0.6), CheckOptions(recall=0.5)) == ""
+    assert against(replace(good, error=9.0), CheckOptions(sure=0.0)) == ""
