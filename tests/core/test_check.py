@@ -81,7 +81,7 @@ def test_errors_by_rank_follow_what_was_wanted() -> None:
 
 
 def changed(samples: int, n: int, odds: float = 4.0) -> tuple[np.ndarray, Readout]:
-    """A read-out that corrects so many of ``n`` samples, where its class is likelier by ``odds``."""
+    """A read-out that corrects so many of ``n`` samples, by ``odds`` beside the network."""
     dense = 8.0 * np.eye(4)[np.arange(n) % 2]
     dense[:samples] = [0.0, -9.0, odds, -9.0]
     shift = np.array([0.0, 0.0, -2 * odds, -9.0])
