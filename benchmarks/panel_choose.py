@@ -109,8 +109,8 @@ HEAD = ("left out", "chosen by the others", "people", "dense", "gain", "worst", 
 
 
 def chosen(rows: Sequence[Choice]) -> list[list[str]]:
-    """A line for each network left out, with what the others' choice does on it; their means; and
-    what all of them choose together."""
+    """A line for each network left out, with what the others' choice does on it; their means;
+    what all of them choose together; and what is in use."""
     names = [*dict.fromkeys(row.network for row in rows)]
     held = []
     for name in names if len(names) > 1 else []:
@@ -119,9 +119,15 @@ def chosen(rows: Sequence[Choice]) -> list[list[str]]:
     lines = [_line(row.network, row.setting, [row]) for row in held]
     if held:
         lines.append(_line("their mean", "", held))
-    setting = best(rows)
-    together = [row for row in rows if row.setting == setting]
-    return [*lines, _line("none: the default", setting, together)]
+    for name, setting in {"none": best(rows), "in use": in_use()}.items():
+        if together := [row for row in rows if row.setting == setting]:
+            lines.append(_line(name, setting, together))
+    return lines
+
+
+def in_use() -> str:
+    """The setting that is the default."""
+    return " ".join(f"{name}={getattr(ReadoutOptions(), name):g}" for name in GRID)
 
 
 def _line(name: str, setting: str, rows: Sequence[Choice]) -> list[str]:

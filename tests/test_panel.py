@@ -339,7 +339,7 @@ def test_a_network_has_no_say_in_what_is_reported_on_it() -> None:
     lines = choosing.chosen(rows)
     assert [line[:2] for line in lines] == [
         ["a", "mild"], ["b", "bold"], ["c", "bold"], ["their mean", ""],
-        ["none: the default", "bold"],
+        ["none", "bold"],
     ]  # fmt: skip
     assert [line[4] for line in lines] == ["+0.0", "+0.0", "+0.0", "+0.0", "+30.0"]
 
