@@ -108,3 +108,14 @@ def test_what_speaks_against_a_network() -> None:
     )
     assert against(replace(good, recall=0.6), CheckOptions(recall=0.5)) == ""
     assert against(replace(good, error=9.0), CheckOptions(sure=0.0)) == ""
+
+
+def test_a_look_alike_that_goes_is_no_class_that_is_lost() -> None:
+    """What a class loses counts where it is more than all are to gain."""
+    dense = 9.0 * np.eye(4)[np.arange(400) % 2]
+    dense[:3] = [-9.0, -9.0, 9.0, 8.0]  # three samples of another class
+    answer = Readout(np.array([0.0, 0.0, -2.0, 0.0]), np.full(4, 0.25), 1.0, 1.0, 3, 1.0, 0.0)
+    none = np.zeros((1, 4))
+    few = CheckOptions(recognised=0.2, samples=0.5)
+    assert expected(dense, answer, none, few).recall == 1.0
+    assert expected(dense, answer, none, replace(few, margin=0.0)).recall == 0.0

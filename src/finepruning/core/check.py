@@ -40,7 +40,8 @@ class CheckOptions:
     is on the safe side),"""
     recognised: float = number(0.5, 0, 1)
     samples: float = number(2.0, 0)
-    """where more than so much recall was expected, and so many samples are believed to be its."""
+    """where more than so much recall was expected, so many samples are believed to be its, and what
+    it loses is more than ``margin`` of all samples."""
     belief: int = number(2048, 1)
     """Samples, evenly spaced, on which answers are judged."""
 
@@ -58,7 +59,7 @@ class Expected:
     """Standard error of that, over the samples."""
     recall: float
     """Of what the dense network is believed to name right of a class, the share that stays, for the
-    class that loses most; 1 where no class is recognised."""
+    class that loses most; 1 where no recognised class loses what counts."""
     worst: int
     """Which class that is; -1 for none."""
 
@@ -85,20 +86,23 @@ def expected(
     mass = belief.sum(0)
 
     def judged(said: NDArray[np.int64]) -> tuple[Floats, Floats]:
-        """How far the answers ``said`` are believed, and the recalls, ``(n,)`` and ``(K,)``."""
+        """How far the answers ``said`` are believed, ``(n,)``, and right ones of each class."""
         right = belief[rows, said]
-        return right, np.bincount(said, right, K) / np.maximum(mass, 1e-12)
+        return right, np.bincount(said, right, K).astype(np.float64)
 
-    before, recall = judged(dense.argmax(1))
+    before, named = judged(dense.argmax(1))
     order = np.argsort(-wanted, axis=1, kind="stable")
     ranked = np.take_along_axis(wanted, order, 1)
     after = [judged(order[rows, (ranked + error).argmax(1)]) for error in errors]
     gains = np.mean([right for right, _ in after], 0) - before
     gain, error = float(gains.mean()), float(gains.std() / np.sqrt(len(gains)))
-    counts = (recall > options.recognised) & (mass >= options.samples)
+    kept = np.mean([of for _, of in after], 0)
+    # What is less than all are to gain is no class: a look-alike that the network half believes in.
+    counts = (named > options.recognised * mass) & (mass >= options.samples)
+    counts &= named - kept > max(options.margin, 0.0) * len(dense)
     if not counts.any():
         return Expected(gain, error, 1.0, -1)
-    stays = np.where(counts, np.mean([r for _, r in after], 0) / np.maximum(recall, 1e-12), np.inf)
+    stays = np.where(counts, kept / np.maximum(named, 1e-12), np.inf)
     worst = int(stays.argmin())
     return Expected(gain, error, float(min(stays[worst], 1.0)), worst)
 
