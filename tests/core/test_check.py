@@ -110,12 +110,18 @@ def test_what_speaks_against_a_network() -> None:
     assert against(replace(good, error=9.0), CheckOptions(sure=0.0)) == ""
 
 
+def lost_three(sure: float, options: CheckOptions) -> Expected:
+    """Three of 400 samples are answered with class 2, and no more when a class goes first to 3."""
+    dense = np.full((400, 4), -30.0)
+    dense[np.arange(400), np.arange(400) % 2] = 9.0
+    dense[:3] = [-30.0, -30.0, sure, 0.0]
+    answer = Readout(np.array([0.0, 0.0, -0.9, 0.0]), np.full(4, 0.25), 1.0, 1.0, 3, 1.0, 0.0)
+    return expected(dense, answer, np.zeros((1, 4)), options)
+
+
 def test_a_look_alike_that_goes_is_no_class_that_is_lost() -> None:
-    """What a class loses counts where it is more than all are to gain."""
-    dense = 9.0 * np.eye(4)[np.arange(400) % 2]
-    dense[:3] = [-9.0, -9.0, 9.0, 8.0]  # three samples of another class
-    answer = Readout(np.array([0.0, 0.0, -2.0, 0.0]), np.full(4, 0.25), 1.0, 1.0, 3, 1.0, 0.0)
-    none = np.zeros((1, 4))
-    few = CheckOptions(recognised=0.2, samples=0.5)
-    assert expected(dense, answer, none, few).recall == 1.0
-    assert expected(dense, answer, none, replace(few, margin=0.0)).recall == 0.0
+    """What a class loses counts where it is more than all are to gain, or is believed in."""
+    options = CheckOptions(recognised=0.45, samples=0.5)
+    assert lost_three(0.8, options).recall == 0.0  # half believed in: odds of 0.8 - 0.9
+    assert lost_three(0.1, options).recall == 1.0  # a look-alike
+    assert lost_three(0.1, replace(options, margin=0.001)).recall == 0.0

@@ -40,8 +40,9 @@ class CheckOptions:
     is on the safe side),"""
     recognised: float = number(0.5, 0, 1)
     samples: float = number(2.0, 0)
-    """where more than so much recall was expected, so many samples are believed to be its, and what
-    it loses is more than ``margin`` of all samples."""
+    """where more than so much recall was expected, so many samples are believed to be its, and its
+    answers are believed by more than ``recognised`` or its loss is more than ``margin`` of all
+    samples."""
     belief: int = number(2048, 1)
     """Samples, evenly spaced, on which answers are judged."""
 
@@ -97,9 +98,11 @@ def expected(
     gains = np.mean([right for right, _ in after], 0) - before
     gain, error = float(gains.mean()), float(gains.std() / np.sqrt(len(gains)))
     kept = np.mean([of for _, of in after], 0)
-    # What is less than all are to gain is no class: a look-alike that the network half believes in.
     counts = (named > options.recognised * mass) & (mass >= options.samples)
-    counts &= named - kept > max(options.margin, 0.0) * len(dense)
+    # What loses less than all are to gain may be a look-alike, which is believed by half at most
+    # where it is answered; or a rare class.
+    rare = named > options.recognised * np.bincount(dense.argmax(1), minlength=K)
+    counts &= rare | (named - kept > max(options.margin, 0.0) * len(dense))
     if not counts.any():
         return Expected(gain, error, 1.0, -1)
     stays = np.where(counts, kept / np.maximum(named, 1e-12), np.inf)
