@@ -173,7 +173,7 @@ DEFAULTS = {
     "norms": {"share": 0.0, "moved": 0.035},
     "readout": {
         "enabled": True, "coolest": 0.5, "hottest": 2.5, "temperatures": 8, "clear": 0.37,
-        "slope": 3.2, "growth": 0.25, "root": 0.75, "doubt": 0.4, "full": 1.3, "sharpest": 1.75,
+        "slope": 3.2, "growth": 0.25, "root": 0.75, "doubt": 0.4, "full": 1.3,
         "gentlest": 1.25, "rounds": 10, "steps": 30, "few": 512, "most": 2048,
     },
     "plan": {"tempering": 0.3, "narrow": 16, "spared": 1 / 3},

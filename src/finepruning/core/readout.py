@@ -48,10 +48,8 @@ class ReadoutOptions:
     doubt: float = number(0.4, 0)
     full: float = number(1.3, 0)
     """Skew, in logits, up to which nothing is changed, and from which on all is."""
-    sharpest: float = number(1.75, above=0)
     gentlest: float = number(1.25, above=0)
-    """The shift is the temperature times the log prior, or ``sharpest`` times if that is more; and
-    no farther than the temperature, or ``gentlest``, times what n samples can say, ``log n``."""
+    """The shift is the temperature, or ``gentlest`` if that is more, times the log prior."""
     rounds: int = number(10, 0)
     """In which samples of classes that are given up go over to those that stay."""
     steps: int = number(30, 1)
@@ -111,7 +109,7 @@ def read_out(
     >>> skewed = np.eye(5)[np.arange(100) % 2] * 6.0  # 100 samples of classes 0 and 1 out of 5
     >>> found = read_out(skewed)
     >>> found.classes, found.shift.round(1).tolist()
-    (2, [0.0, 0.0, -2.8, -2.8, -2.8])
+    (2, [0.0, 0.0, -2.0, -2.0, -2.0])
 
     ``allowed``: numbers of the classes that can come up at all, where the user knows; the others
     get the shift ``CLOSED``. ``class_prior`` ``(K,)``: how often each came up in training, where
@@ -151,8 +149,7 @@ def read_out(
 
     trust = (max(T, 1.0) * skew.nats - o.doubt) / max(o.full - o.doubt, 1e-12)
     trust = float(np.clip(trust, 0, 1))
-    farthest = -max(T, o.gentlest) * np.log(n)
-    shift = trust * (np.maximum(max(T, o.sharpest) * odds, farthest) - usual)
+    shift = trust * (max(T, o.gentlest) * odds - usual)
     prior = np.exp(odds)
     classes = len(np.unique((many + usual + shift).argmax(1)))
     return Readout(shift, prior / prior.sum(), trust, skew.nats, classes, T, unseen)
