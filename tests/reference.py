@@ -50,8 +50,7 @@ COOLEST, HOTTEST, HEATS = 0.5, 2.5, 8  # temperatures tried, in equal ratios
 CLEAR, SLOPE, GROWTH = 0.37, 3.2, 0.25  # of the usual clearness, and nats for what is above
 ROOT = 0.75  # power of a class's samples
 LITTLE, FULL = 0.4, 1.3  # skew in logits, up to which nothing is changed and from which all is
-SHARPEST = 1.75  # the shift is the log prior times the temperature, or this,
-GENTLEST = 1.25  # and at most log n times the temperature, or this
+GENTLEST = 1.25  # the shift is the log prior times the temperature, or this if that is more
 ROUNDS = 10  # in which samples go over to classes that stay
 EM_STEPS = 30  # of expectation-maximisation
 FEW_SAMPLES, MOST_SAMPLES = 512, 2048  # looked at for the skew, and for the rest
@@ -668,5 +667,5 @@ def read_out(logits: Array) -> Readout:
         fresh = np.maximum(np.log(prior / prior.max()), -np.log(n))
         odds = fresh if step == 0 else (odds + fresh) / 2
     trust = min(max((max(T, 1.0) * skew - LITTLE) / (FULL - LITTLE), 0.0), 1.0)
-    shift = trust * np.maximum(max(T, SHARPEST) * odds, -max(T, GENTLEST) * np.log(n))
+    shift = trust * max(T, GENTLEST) * odds
     return Readout(shift, trust, len(set((x + shift).argmax(1).tolist())))

@@ -54,16 +54,16 @@ PEOPLE = {
 # Right answers over all outputs, and told the person's digits; mean log-likelihood of the truth.
 GOLDEN = {
     ("four", "dense"): (271, 311, -0.59516),
-    ("four", "fast"): (259, 306, -0.63923),
-    ("four", "best"): (269, 311, -0.55961),
+    ("four", "fast"): (258, 306, -0.64643),
+    ("four", "best"): (269, 311, -0.56726),
     ("four", "best, told"): (310, 310, -0.11437),
     ("unequal", "dense"): (379, 425, -0.52226),
     ("unequal", "fast"): (356, 410, -0.65737),
     ("unequal", "best"): (388, 425, -0.52886),
     ("unequal", "best, told"): (421, 421, -0.20714),
     ("few", "dense"): (241, 249, -0.60339),
-    ("few", "fast"): (250, 261, -0.51304),
-    ("few", "best"): (250, 255, -0.5095),
+    ("few", "fast"): (248, 261, -0.53009),
+    ("few", "best"): (248, 255, -0.52401),
     ("few", "best, told"): (255, 255, -0.32124),
 }
 EFFORTS = ("dense", "fast", "best", "best, told")

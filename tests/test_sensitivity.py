@@ -193,7 +193,6 @@ SHOWS = {
     "ROOT": "readout",
     "LITTLE": "readout",
     "FULL": "readout",
-    "SHARPEST": "readout",
     "GENTLEST": "readout-far",
     "ROUNDS": "readout",
     "EM_STEPS": "readout",
