@@ -8,8 +8,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from .arrays import TINY, LowRank, Matrix, clip_min, double, gram_macs, like, top
 from .evidence import Evidence
@@ -53,6 +53,8 @@ class FitOptions:
     quick: Schedule = QUICK
     thorough: Schedule = THOROUGH
     """For layers where it costs less than their own forward pass over the same samples."""
+    path: int = number(2, 1, 1000)
+    """Steps at each sparsity of a path, for layers that are fitted quickly."""
     repair: float = number(0.5, 0, 1)
     """Exponent of the gain after ``compensate``: least squares shrinks variances, and half of that
     is its optimum. 1 restores the variance in full, as ``rescale`` does."""
@@ -84,6 +86,8 @@ class Solution:
 
 
 Fit = Callable[[Matrix, Evidence, int, FitOptions], Solution]
+FitPath = Callable[[Matrix, Evidence, Sequence[int], FitOptions], list[Solution]]
+"""The same for several numbers of weights that are kept, most first."""
 
 
 def fit(W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEFAULT) -> Solution:
@@ -101,6 +105,37 @@ def fit(W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEFAULT)
     return {"compensate": compensated, "rescale": rescaled}[options.method](
         W, evidence, keep, options
     )
+
+
+def fit_path(
+    W: Matrix, evidence: Evidence, keeps: Sequence[int], options: FitOptions = DEFAULT
+) -> list[Solution]:
+    """What :func:`fit` finds for each of ``keeps``, most first, in about the time of one: each goes
+    on from the one before it.
+
+    >>> import numpy as np
+    >>> from finepruning.core.moments import Marginals, Moments
+    >>> X, W = np.random.default_rng(0).normal(size=(1, 500, 8)), np.eye(8)[None, :4]
+    >>> joint = Moments.of([(X, X @ W.mT)])
+    >>> seen = Evidence(Marginals.of(X), Marginals.of(X @ W.mT), 500, joint=joint)
+    >>> [int((s.weights != 0).sum()) for s in fit_path(W, seen, [16, 4, 2])]
+    [16, 4, 2]
+    """
+    if options.method == "rescale":
+        return [rescaled(W, evidence, keep, options) for keep in keeps]
+    moments, schedule = _moments(W, evidence, options), schedule_for(W, evidence, options)
+    steps = options.path if schedule is options.quick else schedule.each
+    found = removals(
+        W, moments.H, moments.C, keeps, [steps] * len(keeps), _ridge(W, moments, options),
+        schedule.first, options.floor,
+    )  # fmt: skip
+    products = schedule.first + (schedule.first > 0) + (steps + 1) * len(keeps)
+    # All of it is told of the first, so that the sum is right.
+    costs = [products, *[0] * (len(keeps) - 1)]
+    return [
+        _repaired(one, evidence, moments if cost else replace(moments, macs=0.0), cost, options)
+        for one, cost in zip(found, costs, strict=True)
+    ]
 
 
 def saliency(W: Matrix, second_moments: Matrix) -> Matrix:
@@ -124,23 +159,42 @@ def compensated(
     W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEFAULT
 ) -> Solution:
     """What the dense network gave, from inputs that carry the damage: the fit of ``best``."""
-    G, rows, D = W.shape
-    schedule = schedule_for(W, evidence, options)
+    moments, schedule = _moments(W, evidence, options), schedule_for(W, evidence, options)
+    found = compensate(
+        W, moments.H, moments.C, keep, _ridge(W, moments, options), schedule, options.floor
+    )
+    return _repaired(found, evidence, moments, schedule.products, options)
+
+
+def _moments(W: Matrix, evidence: Evidence, options: FitOptions) -> Moments:
     if evidence.joint is not None:
-        moments = evidence.joint
-    elif evidence.gram is not None or writes_out(W, evidence, options):
-        moments = Moments.of(evidence.pairs(), evidence.gram)
-    else:
-        moments = Moments.few(evidence.pairs())
-    N, H, C = moments.count, moments.H, moments.C
-    # Fewer samples than inputs over-fit: hold on to the generic weights the more.
-    ridge = options.ridge * max(1.0, D / N)
-    fitted, _, now = compensate(W, H, C, keep, ridge, schedule, options.floor)
+        return evidence.joint
+    if evidence.gram is not None or writes_out(W, evidence, options):
+        return Moments.of(evidence.pairs(), evidence.gram)
+    return Moments.few(evidence.pairs())
+
+
+def _ridge(W: Matrix, moments: Moments, options: FitOptions) -> float:
+    """Fewer samples than inputs over-fit: hold on to the generic weights the more."""
+    return options.ridge * max(1.0, W.shape[2] / moments.count)
+
+
+def _repaired(
+    found: tuple[Matrix, Matrix, Matrix],
+    evidence: Evidence,
+    moments: Moments,
+    products: int,
+    options: FitOptions,
+) -> Solution:
+    """What :func:`compensate` found, with half of the variance that it shrank brought back."""
+    fitted, _, now = found
+    G, rows, D = fitted.shape
+    H, C = moments.H, moments.C
     scale = gain(now, moments.variance, options.gain_limit) ** options.repair
     error = unexplained(scale**2 * now, scale * (fitted * C.mT).sum(-1), moments.variance)
     weights = fitted * scale[..., None]
     product = 2 * H.F.shape[1] * D if isinstance(H, LowRank) else D * D
-    macs = moments.macs + G * product * schedule.products * rows
+    macs = moments.macs + G * product * products * rows
     bias = fitted_bias(weights, moments.x_mean, moments.y_mean)
     return Solution(weights, bias, error, macs, None if evidence.joint else moments.gram)
 
@@ -214,22 +268,41 @@ def compensate(
     2023 (arXiv 2301.00774) remove with one exact solve, Meng et al. 2024 (arXiv 2406.07831) with
     ADMM.
     """
+    size, stages = math.prod(W.shape), schedule.stages
+    counts, steps, first = [keep], [schedule.last], 0
+    if keep < size:
+        between = [round(size * (keep / size) ** (i / stages)) for i in range(1, stages)]
+        counts, steps, first = (
+            [*between, keep],
+            [schedule.each] * (stages - 1) + steps,
+            schedule.first,
+        )
+    *_, found = removals(W, H, C, counts, steps, ridge, first, floor)
+    return found
+
+
+def removals(
+    W: Matrix,
+    H: Matrix,
+    C: Matrix,
+    counts: Sequence[int],
+    steps: Sequence[int],
+    ridge: float = 0.3,
+    first: int = 0,
+    floor: float = 1e-6,
+) -> Iterator[tuple[Matrix, Matrix, Matrix]]:
+    """The stages of :func:`compensate`: what there is when ``counts[i]`` weights are left, refitted
+    by ``steps[i]``; ``first`` are steps before the first removal."""
     diagonal = H.diagonal(0, 1, 2)
     reg = ridge * diagonal + (TINY + floor * diagonal.mean(-1)[:, None])
-    target = C.mT + W * reg[:, None, :]
-    size, mask = math.prod(W.shape), W == W
-    stages = schedule.stages if keep < size else 0
-    if schedule.first or not stages:
-        steps = schedule.first if stages else schedule.last
-        W, residual = descend(W, mask, H, reg, target, steps)
-    for stage in range(1, stages + 1):
-        final = stage == stages
-        count = keep if final else round(size * (keep / size) ** (stage / stages))
+    target, mask = C.mT + W * reg[:, None, :], W == W
+    if first:
+        W, _ = descend(W, mask, H, reg, target, first)
+    for count, some in zip(counts, steps, strict=True):
         mask = top((saliency(W, diagonal + reg) + TINY) * mask, count)
-        steps = schedule.last if final else schedule.each
-        W, residual = descend(W * mask, mask, H, reg, target, steps)
-    # W H W^T without one more product: where W is not zero, W H is what the residual leaves.
-    return W, mask, (W * (target - residual - W * reg[:, None, :])).sum(-1)
+        W, residual = descend(W * mask, mask, H, reg, target, some)
+        # W H W^T without one more product: where W is not zero, W H is what the residual leaves.
+        yield W, mask, (W * (target - residual - W * reg[:, None, :])).sum(-1)
 
 
 # --- Repair

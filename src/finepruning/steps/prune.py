@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.arrays import LowRank
 from ..core.evidence import Evidence, Sampled
-from ..core.fit import Fit, FitOptions, Solution, fit, largest
+from ..core.fit import Fit, FitOptions, FitPath, Solution, fit, fit_path, largest
 from ..core.moments import Gram
 from ..core.neighbours import Agreement, NeighbourOptions, agreed
 from ..network.engine import Engine
@@ -78,13 +78,37 @@ def prune(
     ``silent`` names output rows of a layer that go whole; ``keep`` counts what stays of the others.
     ``fit`` is how a layer is fitted, so that others can be compared in the same pass.
     """
-    visitor = _Visitor(found, seen, keep, silent, options, teaching, fit, step, engine.synchronize)
-    expected = {name: set(evidence.sampled) for name, evidence in seen.evidence.items()}
-    engine.lock_step(seen.calibration, found.places, visitor.visit, expected)
-    for layer in found.layers:
-        if layer.name not in visitor.done:
-            visitor.visit(layer, {})
-    return Pruning(visitor.done, visitor.agreement, visitor.seconds)
+    counts = {name: (count,) for name, count in keep.items()}
+    ways = _each(fit), _each(largest)
+    visitor = _Visitor(found, seen, counts, 0, silent, options, teaching, ways, step, engine)
+    return visitor.pruning()
+
+
+def prune_path(
+    engine: Engine,
+    found: Found,
+    seen: Observation,
+    keeps: Sequence[Mapping[str, int]],
+    level: int,
+    silent: Mapping[str, Tensor],
+    options: FitOptions,
+    *,
+    step: Callable[[int], object],
+    teaching: Teaching | None = None,
+) -> tuple[Pruning, dict[str, list[Solution]]]:
+    """The same for each of ``keeps``, most first, in about the time of one.
+
+    The network is pruned as ``keeps[level]`` says: the others are fitted to inputs that carry its
+    damage. Returns what was found for each, by layer.
+    """
+    counts = {name: [keep[name] for keep in keeps] for name in keeps[0]}
+    ways = fit_path, _each(largest)
+    visitor = _Visitor(found, seen, counts, level, silent, options, teaching, ways, step, engine)
+    return visitor.pruning(), visitor.path
+
+
+def _each(fit: Fit) -> FitPath:
+    return lambda W, evidence, keeps, options: [fit(W, evidence, k, options) for k in keeps]
 
 
 @dataclass
@@ -93,33 +117,48 @@ class _Visitor:
 
     found: Found
     seen: Observation
-    keep: Mapping[str, int]
+    keeps: Mapping[str, Sequence[int]]
+    level: int
     silent: Mapping[str, Tensor]
     options: FitOptions
     teaching: Teaching | None
-    fit: Fit
+    ways: tuple[FitPath, FitPath]
+    """How a layer is fitted, and one that the batches do not call."""
     step: Callable[[int], object]
-    synchronize: Callable[[], None]
+    engine: Engine
 
     def __post_init__(self) -> None:
         self.done: dict[str, Pruned] = {}
+        self.path: dict[str, list[Solution]] = {}
         self.agreement: Agreement | None = None
         self.seconds = 0.0
         self._shared = _Shared()
 
+    def pruning(self) -> Pruning:
+        """Let the calibration batches flow, and fit every layer."""
+        expected = {name: set(evidence.sampled) for name, evidence in self.seen.evidence.items()}
+        self.engine.lock_step(self.seen.calibration, self.found.places, self.visit, expected)
+        for layer in self.found.layers:
+            if layer.name not in self.done:
+                self.visit(layer, {})
+        return Pruning(self.done, self.agreement, self.seconds)
+
     def visit(self, layer: Layer, inputs: dict[int, Tensor]) -> None:
-        if layer.name not in self.keep:
+        if layer.name not in self.keeps:
             return
         started = time.perf_counter()
-        solution = self._solve(layer, inputs)
-        bias = solution.bias
-        layer.write(solution.weights, None if bias is None else bias.reshape(-1))
-        self.done[layer.name] = Pruned(solution.error, solution.macs)
-        self.synchronize()
+        solutions, taught = self._solve(layer, inputs)
+        apply(layer, solutions[self.level])
+        macs = taught + sum(solution.macs for solution in solutions)
+        self.done[layer.name] = Pruned(solutions[self.level].error, macs)
+        if len(solutions) > 1:
+            self.path[layer.name] = [replace(solution, gram=None) for solution in solutions]
+        self.engine.synchronize()
         self.seconds += time.perf_counter() - started
         self.step(1)
 
-    def _solve(self, layer: Layer, inputs: Mapping[int, Tensor]) -> Solution:
+    def _solve(self, layer: Layer, inputs: Mapping[int, Tensor]) -> tuple[list[Solution], float]:
+        """What stays of the layer, and what asking neighbours took."""
         W, evidence = precise(layer.matrix()), self.seen.evidence[layer.name]
         rows = self.silent.get(layer.name)
         inputs = {batch: x for batch, x in inputs.items() if _matches(layer, evidence, batch, x)}
@@ -131,14 +170,20 @@ class _Visitor:
             evidence, self.agreement = _taught(teaching, evidence)
             taught = self.agreement.macs
         # Only the dense network calls it, and the damage upstream leads past it: nothing to fit to.
-        way = self.fit if inputs or evidence.joint is not None else largest
+        way = self.ways[0 if inputs or evidence.joint is not None else 1]
         if rows is not None:
             way = without(~rows, way)
         sight = _Sight.of(layer, evidence, inputs)
         evidence = replace(evidence, gram=self._shared.known(sight))
-        solution = way(W, evidence, self.keep[layer.name], self.options)
-        self._shared.note(sight, solution.gram)
-        return replace(solution, macs=solution.macs + taught)
+        solutions = way(W, evidence, self.keeps[layer.name], self.options)
+        self._shared.note(sight, solutions[0].gram)
+        return solutions, taught
+
+
+def apply(layer: Layer, solution: Solution) -> None:
+    """Give the layer what was found for it."""
+    bias = solution.bias
+    layer.write(solution.weights, None if bias is None else bias.reshape(-1))
 
 
 def _matches(layer: Layer, evidence: Evidence, batch: int, x: Tensor) -> bool:
@@ -151,20 +196,28 @@ def _columns(layer: Layer, x: Tensor, sampled: Sampled) -> Tensor:
     return precise(layer.columns(x, sampled.sample, sampled.position))
 
 
-def without(live: Tensor, way: Fit) -> Fit:
+def without(live: Tensor, way: FitPath) -> FitPath:
     """A fit of the ``live`` rows ``(O,)`` alone; the others are zero, with their mean as bias."""
 
-    def fit_live(W: Tensor, evidence: Evidence, keep: int, options: FitOptions) -> Solution:
-        found = way(W[:, live], evidence.rows(live), keep, options)
-        weights = torch.zeros_like(W)
-        weights[:, live] = found.weights
-        if found.bias is None:
-            return replace(found, weights=weights)
-        bias = evidence.outputs.mean.to(W.dtype)
-        bias[:, live] = found.bias
-        return replace(found, weights=weights, bias=bias)
+    def fit_live(
+        W: Tensor, evidence: Evidence, keeps: Sequence[int], options: FitOptions
+    ) -> list[Solution]:
+        return [
+            _among(live, found, W, evidence)
+            for found in way(W[:, live], evidence.rows(live), keeps, options)
+        ]
 
     return fit_live
+
+
+def _among(live: Tensor, found: Solution, W: Tensor, evidence: Evidence) -> Solution:
+    weights = torch.zeros_like(W)
+    weights[:, live] = found.weights
+    if found.bias is None:
+        return replace(found, weights=weights)
+    bias = evidence.outputs.mean.to(W.dtype)
+    bias[:, live] = found.bias
+    return replace(found, weights=weights, bias=bias)
 
 
 def _taught(teaching: Teaching, evidence: Evidence) -> tuple[Evidence, Agreement]:
