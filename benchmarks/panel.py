@@ -4,7 +4,7 @@
     python benchmarks/panel.py judge [--methods dense,today,...] [--people 10] [--brief]
     python benchmarks/panel.py choose [--people 2] [--ns 16,32,128]
     python benchmarks/panel.py others
-    python benchmarks/panel.py whole [--sparsities 0,0.5,0.7] [--people 2] [--ns 32,128]
+    python benchmarks/panel.py whole [--sparsities 0,0.5,0.7,auto] [--people 2] [--ns 32,128]
 
 ``cache`` runs the dense networks once, ``judge`` tries read-outs on what it wrote, in seconds,
 ``choose`` chooses the read-out's constants with each network left out in turn, ``others`` looks at
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, help="of each kind")
     parser.add_argument("--ns", help="unlabelled samples, such as 16,128")
     parser.add_argument("--kinds", help="of people, such as '3 equal;everybody'")
-    parser.add_argument("--sparsities", default="0,0.5,0.7")
+    parser.add_argument("--sparsities", default="0,0.5,0.7,auto")
     parser.add_argument("--brief", action="store_true", help="no line for each network and kind")
     parser.add_argument("--smoke", action="store_true", help="one network, one person of each kind")
     args = parser.parse_args()
@@ -91,7 +91,7 @@ def main() -> None:
     if args.part == "choose" and there:
         print(choose(there, folder, people or 2, sizes or CHOOSE_SIZES, args.smoke, _say))
     if args.part == "whole":
-        sparsities = [float(s) for s in args.sparsities.split(",")]
+        sparsities = args.sparsities.split(",")
         for name in there:
             if lacking := NETWORKS[name].missing():
                 print(f"skipped: {name}; {lacking}")

@@ -18,7 +18,7 @@ from panel_whole import WholeRow
 CHOOSE, OTHERS = "choose", "others"
 """What stands for the network in the names of these files."""
 HEAD = ("network", "asked for", "people", "dense", "gain", "worst", "worse by a point",
-        "classes lost", "new class", "log-loss", "dense returned")  # fmt: skip
+        "classes lost", "new class", "log-loss", "sparsity", "dense returned")  # fmt: skip
 
 Lines = tuple[Sequence[str], list[Sequence[str]]]
 
@@ -41,6 +41,11 @@ def other_lines(found: Iterable[Source]) -> Lines:
     return OTHERS_HEAD, [*others_of(rows)] if rows else []
 
 
+AUTO = "auto"
+LEAST = 0.05
+"""A network with fewer zeros is the dense one."""
+
+
 def whole_rows(found: Iterable[Source]) -> list[WholeRow]:
     """People with whom all of personalize was run."""
     return [
@@ -54,7 +59,7 @@ def whole_lines(rows: Sequence[WholeRow]) -> Lines:
     lines: list[Sequence[str]] = []
     groups = grouped(rows, lambda r: f"{r.network}|{r.wanted}")  # type: ignore[attr-defined]
     for of in groups.values():
-        lines.append(_line(of[0].network, f"{of[0].wanted:.0%}", of))  # type: ignore[attr-defined]
+        lines.append(_line(of[0].network, named(of[0].wanted), of))  # type: ignore[attr-defined]
     if rows:
         lines.append(_line("all people", "", rows))
     return HEAD, lines
@@ -66,11 +71,17 @@ def size_lines(rows: Sequence[WholeRow]) -> Lines:
     return ("samples", "", *HEAD[2:]), [_line(n, "", by[n]) for n in sorted(by, key=int)]
 
 
+def named(wanted: str) -> str:
+    """A sparsity as a reader wants it: 50 %, or that it was chosen."""
+    return wanted if wanted == AUTO else f"{float(wanted):.0%}"
+
+
 def _line(name: str, wanted: str, rows: Sequence[WholeRow]) -> Sequence[str]:
     s = summary(rows)
-    returned = sum(row.wanted > 0 and row.sparsity < row.wanted / 2 for row in rows)
+    returned = sum(row.wanted != "0" and row.sparsity < LEAST for row in rows)
     return (
         name, wanted, str(s.cases), f"{100 * s.dense:.1f}", f"{100 * s.gain:+.1f}",
         f"{100 * s.worst:+.1f}", f"{s.harmed:.1%}", f"{s.lost}/{s.recognised}",
-        "-" if np.isnan(s.new) else f"{s.new:.2f}", f"{s.loss:+.3f}", f"{returned / len(rows):.0%}",
+        "-" if np.isnan(s.new) else f"{s.new:.2f}", f"{s.loss:+.3f}",
+        f"{np.mean([row.sparsity for row in rows]):.0%}", f"{returned / len(rows):.0%}",
     )  # fmt: skip

@@ -35,7 +35,8 @@ class WholeRow(Score):
     """A person's score, with what was asked for and what it took. ``seconds`` are those of
     personalize."""
 
-    wanted: float
+    wanted: str
+    """Sparsity, a number or ``auto``."""
     sparsity: float
     passes: float
 
@@ -52,11 +53,11 @@ class Whole:
     def _key(row: Any) -> tuple[Any, ...]:
         return row.kind, row.person, row.n, row.method, row.wanted
 
-    def has(self, case: Case, method: str, wanted: float) -> bool:
+    def has(self, case: Case, method: str, wanted: str) -> bool:
         """Whether this row has been measured."""
         return (case.kind, case.person, case.n, method, wanted) in self._there
 
-    def add(self, found: Score, wanted: float, sparsity: float, passes: float) -> None:
+    def add(self, found: Score, wanted: str, sparsity: float, passes: float) -> None:
         """Write a row at once."""
         row = WholeRow(**asdict(found), wanted=wanted, sparsity=sparsity, passes=passes)
         append_row(self.path, row)
@@ -120,7 +121,7 @@ class Inputs:
 def whole(
     name: str,
     folder: Path,
-    sparsities: Sequence[float],
+    sparsities: Sequence[str],
     count: int = 2,
     sizes: Sequence[int] = SIZES,
     names: list[str] | None = None,
@@ -144,7 +145,8 @@ def whole(
         x, tests = inputs(case.own), inputs(case.tests)
         for sparsity in wanted:
             choices = {"task": "classes"} | (options or {})
-            config = finepruning.Config(sparsity=sparsity, **choices)
+            asked = sparsity if sparsity == "auto" else float(sparsity)
+            config = finepruning.Config(sparsity=asked, **choices)
             with measured() as cost:
                 batches = torch.split(x, BATCH_SIZE)
                 result = finepruning.personalize(model, batches, config=config, progress=False)

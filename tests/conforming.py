@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import reference
 from finepruning import Config, Report, Result, personalize
+from unchecked import SPARSITY
 
 SAMPLES, BATCH, CLASSES = 24, 8, 5
 
@@ -37,6 +38,7 @@ def run(model: nn.Module, data: Any, options: dict[str, Any]) -> Result:
     package, and must be the same in the reference.
     """
     nested: dict[str, Any] = {
+        "sparsity": SPARSITY,
         "observe": {"positions": ALL, "inputs_every": 1},
         "paper": {"positions": ALL},
         # What is held back from the fit is looked at in tests/steps/test_check.py.

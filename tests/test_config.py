@@ -62,6 +62,8 @@ def allowed(path: Path_) -> st.SearchStrategy[Any]:
     rules = field.metadata
     if path == ("effort",):
         return st.sampled_from(sorted(PRESETS))
+    if path == ("sparsity",):
+        return st.just("auto") | st.floats(0, 1, exclude_max=True)
     if "choices" in rules:
         return st.sampled_from(rules["choices"])
     if "flag" in rules:
@@ -70,11 +72,7 @@ def allowed(path: Path_) -> st.SearchStrategy[Any]:
     assert math.isfinite(low)
     if isinstance(field.default, int):
         return st.integers(math.floor(low) + (low == rules["above"]), min(high, 2**70))
-    excluded = path == ("sparsity",)
-    return st.floats(
-        low, 1.0 if excluded else min(high, 1e300), exclude_min=low == rules["above"],
-        exclude_max=excluded,
-    )  # fmt: skip
+    return st.floats(low, min(high, 1e300), exclude_min=low == rules["above"])
 
 
 # --- Every constant
@@ -82,7 +80,7 @@ def allowed(path: Path_) -> st.SearchStrategy[Any]:
 
 @pytest.mark.parametrize("path", LEAVES, ids=by_path)
 def test_every_value_is_declared_with_what_it_may_be(path: Path_) -> None:
-    if path != ("effort",) and path not in GIVEN:
+    if path not in {("effort",), ("sparsity",)} | GIVEN:
         assert LEAVES[path].metadata
     if path in NUMBERS:
         rules = LEAVES[path].metadata
@@ -121,12 +119,15 @@ def test_set_to_its_bounds_by_a_mapping(path: Path_) -> None:
     rules = NUMBERS[path].metadata
     whole = isinstance(NUMBERS[path].default, int)
     for bound in (rules["low"], rules["high"]):
-        if math.isfinite(bound) and not (path == ("sparsity",) and bound == 1):
+        if math.isfinite(bound):
             value = int(bound) if whole else bound
             config = Config(**nested(path, value))
             assert at(config, path) == value
             others = {p for p in LEAVES if at(config, p) != at(Config(), p)}
             assert others <= {path}
+
+
+SHARE = "must be 'auto', or a number from 0 up to, not including, 1, such as 0.7"
 
 
 @pytest.mark.parametrize(
@@ -141,9 +142,9 @@ def test_set_to_its_bounds_by_a_mapping(path: Path_) -> None:
         ({"fit": FitOptions(quick=3)}, "fit.quick=3: must be of class Schedule"),  # type: ignore[arg-type]
         ({"fit": FitOptions(quick=PlanOptions())},  # type: ignore[arg-type]
          f"fit.quick={PlanOptions()!r}: must be of class Schedule"),
-        ({"sparsity": 1}, "sparsity=1: must be below 1, such as 0.7"),
-        ({"sparsity": 70}, "sparsity=70: must be below 1, such as 0.7"),
-        ({"sparsity": -0.1}, "sparsity=-0.1: must be at least 0"),
+        ({"sparsity": 1}, f"sparsity=1: {SHARE}"),
+        ({"sparsity": 70}, f"sparsity=70: {SHARE}"),
+        ({"sparsity": -0.1}, f"sparsity=-0.1: {SHARE}"),
         ({"seed": 2**63}, f"seed={2**63}: must be at most 9.22337e+18"),
         *(({"effort": e}, f"effort={e!r}: choose one of best, fast, paper")
           for e in ("", "Best", "slow", None, ["best"])),
@@ -156,7 +157,7 @@ def test_one_line_says_what_is_wrong_and_what_to_do(given_: dict[str, Any], said
 
 
 DEFAULTS = {
-    "sparsity": 0.7,
+    "sparsity": "auto",
     "effort": "best",
     "seed": 0,
     "task": {
@@ -185,11 +186,15 @@ DEFAULTS = {
         "method": "compensate", "ridge": 0.3, "floor": 1e-6,
         "quick": {"stages": 1, "first": 0, "each": 0, "last": 5},
         "thorough": {"stages": 8, "first": 2, "each": 4, "last": 8},
-        "repair": 0.5, "gain_limit": 3.0,
+        "repair": 0.5, "gain_limit": 3.0, "path": 2,
     },
     "check": {
         "enabled": True, "share": 0.125, "most": 16, "margin": 0.01, "sure": 1.645,
         "recall": 0.35, "recognised": 0.5, "samples": 2.0, "belief": 2048,
+    },
+    "choice": {
+        "tolerance": 0.1, "share": 0.25, "most": 64, "fewest": 4, "thin": 4, "sure": 1.645,
+        "unseen": 1.0,
     },
     "warn": {"few": 16},
     "paper": {"steps": 7, "positions": 8000},
@@ -201,8 +206,8 @@ def test_the_defaults_are_those_of_the_benchmarks() -> None:
     assert Config().to_dict() == DEFAULTS
 
 
-@pytest.mark.parametrize("sparsity", [0, 0.0, 0.5, 0.999])
-def test_accepted(sparsity: float) -> None:
+@pytest.mark.parametrize("sparsity", [0, 0.0, 0.5, 0.999, "auto"])
+def test_accepted(sparsity: float | str) -> None:
     assert Config(sparsity=sparsity).sparsity == sparsity
 
 
@@ -355,6 +360,7 @@ def test_the_record_is_saved_with_the_artifact(effort: str, tmp_path: Path) -> N
 # --- No constant of the method lies beside the record
 
 ELSEWHERE = {
+    "steps.choose.(MIDDLE, LOW, HIGH)": "which sparsities there are to choose from",
     "core.arrays.TINY": "keeps quotients finite; no result depends on it",
     "core.evidence.LARGE": "how outputs are kept, not what they mean",
     "network.engine.TRIM_FROM": "when memory is given back, not what comes out",

@@ -375,13 +375,14 @@ def test_lines_of_the_page() -> None:
         0.5, 0.25, 1.0,
     )  # fmt: skip
     rows = [
-        wholes.WholeRow(**vars(score), wanted=0.5, sparsity=sparsity, passes=4.0)
+        wholes.WholeRow(**vars(score), wanted="0.5", sparsity=sparsity, passes=4.0)
         for sparsity in (0.5, 0.0)
     ]
     head, lines = lines_of.whole_lines(rows)
     assert len(head) == len(lines[0]) == len(lines[-1])
     assert lines[0] == (
-        "toy", "50%", "2", "80.0", "-5.0", "-5.0", "100.0%", "2/6", "0.50", "-0.100", "50%"
+        "toy", "50%", "2", "80.0", "-5.0", "-5.0", "100.0%", "2/6", "0.50", "-0.100", "25%",
+        "50%",
     )  # fmt: skip
     assert [line[0] for line in lines_of.size_lines(rows)[1]] == ["16"]
     assert lines_of.choose_lines([]) == (choosing.HEAD, [])
@@ -428,9 +429,9 @@ def test_fewer_tests_weigh_as_much(data: Any) -> None:
 def test_whole_rows_are_measured_once(data: Any, tmp_path: Path) -> None:
     results = wholes.Whole(tmp_path / "rows.csv")
     case = toy_case(data)
-    assert not results.has(case, "default", 0.5)
-    results.add(judging.score(case, "default", data.logits[case.tests]), 0.5, 0.5, 4.0)
+    assert not results.has(case, "default", "0.5")
+    results.add(judging.score(case, "default", data.logits[case.tests]), "0.5", 0.5, 4.0)
     again = wholes.Whole(tmp_path / "rows.csv")
-    assert again.has(case, "default", 0.5)
-    assert not again.has(case, "default", 0.7)
+    assert again.has(case, "default", "0.5")
+    assert not again.has(case, "default", "0.7")
     assert again.rows[0].lost == 0

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import finepruning
-from finepruning import Config, FinepruningError, Result, _personalize
+from finepruning import Config, FinepruningError, Result, _personalize, _prune
 from finepruning.core import fit, moments
 from finepruning.steps import norms, observe, paper, prune
 from leftovers import ambience, of_the_person, photograph, same
@@ -451,7 +451,7 @@ def test_an_error_at_any_layer(
 
 
 STEPS = {
-    "observe": (observe, "Marginals"), "fit": (fit, "compensate"), "plan": (_personalize, "plan"),
+    "observe": (observe, "Marginals"), "fit": (fit, "compensate"), "plan": (_prune, "plan"),
     "gram": (moments, "gram"), "read out": (_personalize, "answers"),
     "neighbours": (prune, "agreed"), "trace": (observe, "trace"), "norms": (norms, "reduce"),
     "account": (_personalize, "account"), "find": (_personalize, "find_layers"),

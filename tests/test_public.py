@@ -106,8 +106,9 @@ ABOVE = {
     "steps": {"_errors", "core", "data", "network"},
     "_config": {"_errors", "core", "steps"},
     "report": {"_config", "_version", "core", "network", "steps"},
+    "_prune": {"_config", "_errors", "core", "network", "steps"},
     "_personalize": {
-        "_config", "_errors", "artifact", "core", "data", "network", "report", "steps",
+        "_config", "_errors", "_prune", "artifact", "core", "data", "network", "report", "steps",
     },
     "hub": {"_errors", "data"},
     "scoring": {"_errors", "data"},

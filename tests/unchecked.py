@@ -10,12 +10,16 @@ from torch import nn
 import finepruning
 from finepruning import Config, Result
 
+SPARSITY = 0.7
+"""Where none is given: how one is chosen is looked at in tests/steps/test_choose.py."""
+
 
 def personalize(
     model: nn.Module, batches: Any, *, config: Config | None = None, **options: Any
 ) -> Result:
     """As :func:`finepruning.personalize`; nothing is held back, and what comes out comes back."""
     run = {name: options.pop(name) for name in ("device", "progress") if name in options}
-    config = config or Config(**{k: v for k, v in options.items() if v is not None})
+    given = {k: v for k, v in options.items() if v is not None}
+    config = config or Config(**{"sparsity": SPARSITY, **given})
     config = replace(config, check=replace(config.check, enabled=False))
     return finepruning.personalize(model, batches, config=config, **run)

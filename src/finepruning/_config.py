@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._errors import FinepruningError
 from .core.check import CheckOptions
+from .core.choose import ChoiceOptions
 from .core.fit import FitOptions
 from .core.neighbours import NeighbourOptions
 from .core.options import number, problem
@@ -15,7 +16,7 @@ from .core.plan import PlanOptions
 from .core.readout import ReadoutOptions
 from .steps.answer import TaskOptions
 from .steps.norms import NormOptions
-from .steps.observe import ObserveOptions
+from .steps.observation import ObserveOptions
 from .steps.paper import PaperOptions
 from .steps.samples import WarnOptions
 
@@ -29,6 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "neighbours": NeighbourOptions(),
         "fit": FitOptions(),
         "check": CheckOptions(),
+        "choice": ChoiceOptions(),
         "warn": WarnOptions(),
         "paper": PaperOptions(),
     },
@@ -45,6 +47,9 @@ PRESETS["paper"] = PRESETS["fast"] | {
 }
 """What each effort stands for."""
 
+AUTO = "auto"
+"""The sparsity that is chosen by what it does."""
+
 Given = Mapping[str, Any] | None
 """What differs from the preset."""
 
@@ -55,6 +60,7 @@ DIALS = {
     "plan": "tempering",
     "neighbours": "weight",
     "check": "enabled",
+    "choice": "tolerance",
 }
 """The one value that a part may be given as."""
 
@@ -76,8 +82,9 @@ class Config:
     Raises :class:`FinepruningError` where a value is out of range, and names it.
     """
 
-    sparsity: float = number(0.7, 0)
-    """Zeros wanted, as a share of *all* weights of Conv and Linear layers, in [0, 1)."""
+    sparsity: float | str = AUTO
+    """Zeros wanted, as a share of *all* weights of Conv and Linear layers, in [0, 1); or ``auto``:
+    as many as there can be while few answers change, see ``choice``."""
     effort: str = "best"
     seed: int = number(0, 0, 2**63 - 1)
     """Draws the positions that are sampled, and the calibration samples where there are too
@@ -90,6 +97,7 @@ class Config:
     neighbours: NeighbourOptions = field(default=None)  # type: ignore[assignment]
     fit: FitOptions = field(default=None)  # type: ignore[assignment]
     check: CheckOptions = field(default=None)  # type: ignore[assignment]
+    choice: ChoiceOptions = field(default=None)  # type: ignore[assignment]
     warn: WarnOptions = field(default=None)  # type: ignore[assignment]
     paper: PaperOptions = field(default=None)  # type: ignore[assignment]
 
@@ -97,7 +105,7 @@ class Config:
         # What may be given is more than what is held: mappings, and main values alone.
         def __init__(
             self,
-            sparsity: float = 0.7,
+            sparsity: float | str = AUTO,
             effort: str = "best",
             seed: int = 0,
             task: TaskOptions | Given | str = None,
@@ -108,6 +116,7 @@ class Config:
             neighbours: NeighbourOptions | Given | float = None,
             fit: FitOptions | Given = None,
             check: CheckOptions | Given | bool = None,
+            choice: ChoiceOptions | Given | float = None,
             warn: WarnOptions | Given = None,
             paper: PaperOptions | Given = None,
         ) -> None: ...
@@ -119,8 +128,11 @@ class Config:
             part = _part(name, preset, getattr(self, name))
             object.__setattr__(self, name, part)
         _check(self)
-        if self.sparsity >= 1:
-            raise FinepruningError(f"sparsity={self.sparsity!r}: must be below 1, such as 0.7")
+        if self.sparsity != AUTO and not _is_share(self.sparsity):
+            raise FinepruningError(
+                f"sparsity={self.sparsity!r}: must be {AUTO!r}, or a number from 0 up to, not"
+                " including, 1, such as 0.7"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain values, ready for ``json.dumps``."""
@@ -137,6 +149,11 @@ class Config:
         if unknown:
             raise FinepruningError(f"config: no {unknown[0]!r}; there are {_names(cls)}")
         return cls(**values)
+
+
+def _is_share(value: Any) -> bool:
+    number_ = isinstance(value, int | float) and not isinstance(value, bool)
+    return number_ and 0 <= value < 1
 
 
 def _part(name: str, preset: Any, given: Any) -> Any:

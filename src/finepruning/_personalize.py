@@ -5,37 +5,40 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ._config import Config
+from ._config import AUTO, Config
 from ._errors import FinepruningError
+from ._prune import Pruner, add_shift
 from .artifact.fingerprint import fingerprint
 from .artifact.save import save
-from .core.plan import budget, plan
 from .core.readout import Readout
 from .data.batches import Batch, count_items, read_batches
 from .data.padding import unpadded
 from .data.tokens import started, transcribed, writes_tokens
 from .network.engine import Engine
 from .network.find import Found, find_layers
-from .network.layers import precise
 from .network.norms import Norm, find_norms
 from .report.account import Report, account
 from .report.memory import PeakMemory
 from .steps.answer import answers, halves_agree, task_of
-from .steps.check import check
+from .steps.check import check, worth_having
 from .steps.norms import Following, following, normalise_anew
-from .steps.observe import Observation, observe
-from .steps.paper import prune_by_activity
-from .steps.prune import Pruning, Teaching, prune
+from .steps.observation import Observation
+from .steps.observe import observe
+from .steps.prune import Pruning
 from .steps.samples import Distinct
 
 DENSE = "the dense weights are returned"
+UNSURE = "it is not sure to help"
+PUBLISHED = 0.7
+"""The paper's sparsity: its rule has nothing to choose by."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ def personalize(
     model: nn.Module,
     batches: Any,
     *,
-    sparsity: float | None = None,
+    sparsity: float | str | None = None,
+    tolerance: float | None = None,
     effort: str | None = None,
     readout: bool | None = None,
     seed: int | None = None,
@@ -86,9 +90,13 @@ def personalize(
     ``model`` may be on any device and in any floating dtype; it is left untouched. ``device`` is
     where to work (default: where the model is). ``progress`` shows bars on a terminal.
 
-    ``sparsity`` (default 0.7), ``effort`` (``best``, ``fast`` or ``paper``; default ``best``),
-    ``readout`` (default True) and ``seed`` (default 0) are what is chosen most often. ``config``
-    holds all choices, these included: give one or the other.
+    ``sparsity`` is the share of the weights to remove. By default (``auto``) it is the largest at
+    which, of 100 answers, at most ``100 * tolerance`` (default 10) change beside the dense network
+    with its read-out, as samples held back tell; these are taken in again for the final fit.
+
+    ``effort`` (``best``, ``fast`` or ``paper``; default ``best``), ``readout`` (default True) and
+    ``seed`` (default 0) are what else is chosen most often. ``config`` holds all choices, these
+    included: give one or the other.
 
     ``task`` says what the outputs are: ``classes`` (one answer a sample), ``labels`` (many),
     ``values`` (numbers, embeddings) or ``tokens``; only classes are read out. By default (``auto``)
@@ -106,7 +114,7 @@ def personalize(
     known = {"kind": task, "classes": classes, "names": class_names, "prior": class_prior}
     outputs = {name: value for name, value in known.items() if value is not None} or None
     chosen: dict[str, Any] = {"sparsity": sparsity, "effort": effort, "readout": readout}
-    chosen |= {"seed": seed, "task": outputs}
+    chosen |= {"seed": seed, "task": outputs, "choice": tolerance}
     settings = _settings({k: v for k, v in chosen.items() if v is not None}, config)
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise FinepruningError(f"model: a {type(model).__name__}; give a plain torch.nn.Module")
@@ -152,8 +160,14 @@ class _Run:
         self.base = fingerprint(model)
         self.engine = Engine(model, device)
         self.found = find_layers(self.engine.model)
-        held = config.check
-        self._hold_back = (held.share, held.most) if held.enabled else (0.0, 0)
+        self.sparsity = config.sparsity
+        if self.sparsity == AUTO and config.effort == "paper":
+            self.sparsity = PUBLISHED
+        self._choosing = self.sparsity == AUTO
+        self._hold_back = (0.0, 0)
+        if config.check.enabled or self._choosing:
+            held = config.choice if self._choosing else config.check
+            self._hold_back = held.share, held.most
         self.distinct = Distinct()
         self._need_layers(self.found)
 
@@ -164,26 +178,32 @@ class _Run:
         found = seen.found
         self._need_layers(found)
         task, answer, halves, refused = self._read(seen)
-        silent = _silent_rows(seen, answer)
-        keep = self._budget(found)
+        doubted = answer is not None and answer.trust and config.check.enabled
+        if answer is not None and doubted and not worth_having(seen, answer, config.check):
+            answer, refused = _changing_nothing(answer, seen), UNSURE
+        choice, checked, fitted = None, None, seen
         pruning = Pruning({}, None, 0.0)
-        if config.effort == "paper":
-            passes = config.paper.steps * len(seen.calibration)
-            with self._bar("prune", passes) as bar:
-                prune_by_activity(engine, found, seen.calibration, keep, config.paper, bar.update)
-        else:
-            pruning = self._prune(found, seen, silent, keep, answer)
+        work = Pruner(engine, found, seen, answer, config, self._bar)
+        if self._choosing:
+            choice = work.choose(task)
+            checked, fitted = choice.check, seen.with_held()
+            work = replace(work, seen=fitted)
+        sparsity = self.sparsity if choice is None else choice.sparsity
+        if sparsity is not None:
+            pruning = work.prune(float(sparsity))
+        checked = checked or check(
+            engine, seen, task, answer, config.check, config.choice, chosen=False
+        )
         pruned_at = time.perf_counter()
-        _add_shift(found, seen, answer)
-        checked = check(engine, seen, answer, config.check)
         engine.finish([*found.layers, *find_norms(engine.model)])
         self._check_fit()
         if not checked.passed:
             engine = _dense_again(self.model, engine)
             found = find_layers(engine.model).without(found.skipped)
             pruning = Pruning({}, None, pruning.seconds)
-            if checked.readout:
-                _add_shift(found, seen, answer)
+            beside = answer is not None and answer.shift.any()
+            if answer is not None and beside and (seen.held or not answer.prior.all()):
+                add_shift(found, seen, answer)
             else:
                 answer, refused = None, DENSE
         seconds = {
@@ -194,9 +214,10 @@ class _Run:
             "total": time.perf_counter() - self.started,
         }
         report = account(
-            config, found, seen, pruning.layers, answer=answer, refused=refused, norms=follows,
+            config, found, fitted, pruning.layers, answer=answer, refused=refused, norms=follows,
             agreement=pruning.agreement, seconds=seconds, peak_memory=self.memory.above_start(),
-            task=task, check=checked, halves=halves, warnings=self.distinct.warnings(config.warn),
+            task=task, check=checked, choice=choice, halves=halves,
+            warnings=self.distinct.warnings(config.warn),
         )  # fmt: skip
         pruned, changed = _parameter_names(engine.model, self.model, found)
         if not checked.passed:
@@ -232,40 +253,8 @@ class _Run:
             return observe(
                 self.engine, self.found, norms, samples, options=self.config.observe,
                 seed=self.config.seed, batch_count=count, step=bar.update,
-                hold_back=self._hold_back,
+                hold_back=self._hold_back, refit=self._choosing,
             )  # fmt: skip
-
-    def _prune(
-        self,
-        found: Found,
-        seen: Observation,
-        silent: dict[str, Tensor],
-        keep: int,
-        answer: Readout | None,
-    ) -> Pruning:
-        config = self.config
-        weights = {layer.name: precise(layer.matrix()) for layer in found.layers}
-        keeps = plan(weights, seen.evidence, silent, keep, config.plan)
-        del weights
-        head, teaching = seen.trace.head, None
-        if config.neighbours.weight and answer is not None and head is not None:
-            teaching = Teaching(head, torch.from_numpy(answer.shift), config.neighbours)
-        with self._bar("prune", len(keeps)) as bar:
-            return prune(
-                self.engine, found, seen, keeps, silent, config.fit,
-                step=bar.update, teaching=teaching,
-            )  # fmt: skip
-
-    def _budget(self, found: Found) -> int:
-        """How many weights of the layers found are kept."""
-        keep = budget(found.weights, self.config.sparsity) - found.weights_skipped
-        if keep < len(found.layers):
-            raise FinepruningError(
-                f"sparsity={self.config.sparsity}: would leave {max(0, keep)} weights for"
-                f" {len(found.layers)} layers ({found.weights_skipped} of {found.weights} are in"
-                " layers left alone); give a lower sparsity"
-            )
-        return keep
 
     def _read(self, seen: Observation) -> tuple[str, Readout | None, float | None, str]:
         """What the outputs are, which classes of theirs the person has, how far two halves of the
@@ -342,22 +331,11 @@ def _device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def _silent_rows(seen: Observation, answer: Readout | None) -> dict[str, Tensor]:
-    """Outputs that never come up, as the user says."""
-    head = seen.trace.head
-    if answer is None or head is None or answer.prior.all():
-        return {}
-    return {head.name: torch.from_numpy(answer.prior == 0).to(head.weight.device)}
-
-
-def _add_shift(found: Found, seen: Observation, answer: Readout | None) -> None:
-    """Fold the read-out into the bias of the last layer, one of ``found``."""
-    if answer is None or seen.trace.head is None:
-        return
-    head = next(layer for layer in found.layers if layer.name == seen.trace.head.name)
-    shift = torch.from_numpy(answer.shift)
-    bias = head.bias if head.bias is not None else head.weight.new_zeros(len(shift))
-    head.write_bias(bias + shift.to(bias))
+def _changing_nothing(answer: Readout, seen: Observation) -> Readout:
+    """The same, believed not at all."""
+    assert seen.logits is not None
+    classes = len(np.unique(seen.logits.numpy().argmax(1)))
+    return replace(answer, shift=np.zeros_like(answer.shift), trust=0.0, classes=classes)
 
 
 def _dense_again(model: nn.Module, engine: Engine) -> Engine:

@@ -23,7 +23,8 @@ from .network.layers import Layer, precise
 from .network.norms import Norm
 from .network.taps import Call, Place
 from .report.memory import PeakMemory
-from .steps.observe import Observation, observe
+from .steps.observation import Observation
+from .steps.observe import observe
 from .steps.prune import prune
 
 __all__ = [

@@ -50,7 +50,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     class Report:
         warnings = ("the samples are few",)
-        check = MappingProxyType({"passed": False, "readout": True, "reason": "it would not help"})
+        check = MappingProxyType({"passed": False, "reason": "it would not help"})
+        readout = MappingProxyType({"applied": True})
 
         def to_dict(self) -> dict[str, Any]:
             return {"sparsity": 0.7}

@@ -69,6 +69,8 @@ def test_what_was_not_done_says_why() -> None:
     assert line(report, "neighbours").endswith("left out: too few samples (80% answer alike)")
     assert line(report, "memory").endswith("not measured")
     report["readout"] |= {"applied": True, "trust": 0.001}
+    assert line(report, "read-out").endswith("changes nothing: too few samples")
+    report["readout"]["reason"] = ""
     assert line(report, "read-out").endswith("no sign that classes are missing")
 
 

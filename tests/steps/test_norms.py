@@ -15,7 +15,8 @@ from finepruning.data.batches import Batch
 from finepruning.network.engine import Engine
 from finepruning.network.norms import ChannelMoments, Norm, find_norms, norm_places
 from finepruning.steps.norms import Following, NormOptions, following, normalise_anew
-from finepruning.steps.observe import ObserveOptions, _Watcher
+from finepruning.steps.observation import ObserveOptions
+from finepruning.steps.observe import _Watcher
 from finepruning.steps.trace import Trace
 from passes import batch, engine_of
 from unchecked import personalize

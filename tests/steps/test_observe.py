@@ -14,7 +14,8 @@ from finepruning import FinepruningError
 from finepruning.data.batches import logits_of, read_batches
 from finepruning.network.find import find_layers
 from finepruning.network.norms import find_norms
-from finepruning.steps.observe import Observation, ObserveOptions, observe
+from finepruning.steps.observation import Observation, ObserveOptions
+from finepruning.steps.observe import observe
 from passes import engine_of
 
 X = torch.randn(40, 3, 6, 5)

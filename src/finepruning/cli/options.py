@@ -73,7 +73,9 @@ def seconds(text: str) -> float:
     return value
 
 
-def sparsity(text: str) -> float:
+def sparsity(text: str) -> float | str:
+    if text == "auto":
+        return text
     if not 0 <= (value := float(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text}: give a number from 0 up to, not including, 1")
     return value

@@ -20,8 +20,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_model_and_data(parser, "folder of the person's images or audio, unlabelled")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder to save in")
     parser.add_argument(
-        "--sparsity", type=options.sparsity, default=0.7, help="share of weights to remove (0.7)"
-    )
+        "--sparsity", type=options.sparsity,
+        help="share of weights to remove, or auto: as much as few answers change by (auto)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tolerance", type=options.share,
+        help="of all answers, the share that may change where the sparsity is auto (0.1: of 100"
+        " answers, 10)",
+    )  # fmt: skip
     parser.add_argument("--effort", choices=["fast", "best", "paper"], default="best")
     parser.add_argument(
         "--no-readout",
@@ -80,7 +86,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         common.say(f"warning: {line}")
     check = result.report.check
     if not check["passed"]:
-        beside = ", with the read-out" * check["readout"]
+        beside = ", with the read-out" * result.report.readout["applied"]
         common.say(f"the dense weights are returned{beside}: {check['reason']}")
     result.save(out)
     common.say(f"saved in {out}")
@@ -95,7 +101,8 @@ def _config(args: argparse.Namespace, loaded: Loaded) -> Config:
     if args.classes is not None and args.task is None:
         task["kind"] = "classes"
     return Config(
-        sparsity=args.sparsity, effort=args.effort, seed=args.seed, readout=args.readout,
+        sparsity="auto" if args.sparsity is None else args.sparsity, choice=args.tolerance,
+        effort=args.effort, seed=args.seed, readout=args.readout,
         norms=args.norms, check=args.check,
         task={name: value for name, value in task.items() if value is not None},
     )  # fmt: skip

@@ -63,6 +63,10 @@ class Expected:
     class that loses most; 1 where no recognised class loses what counts."""
     worst: int
     """Which class that is; -1 for none."""
+    changed: float = 0.0
+    """Share of the answers that differ from those wanted,"""
+    changed_error: float = 0.0
+    """and its standard error, over the samples and over those held back."""
 
 
 def expected(
@@ -94,7 +98,9 @@ def expected(
     before, named = judged(dense.argmax(1))
     order = np.argsort(-wanted, axis=1, kind="stable")
     ranked = np.take_along_axis(wanted, order, 1)
-    after = [judged(order[rows, (ranked + error).argmax(1)]) for error in errors]
+    place = np.stack([(ranked + error).argmax(1) for error in errors])
+    after = [judged(order[rows, of]) for of in place]
+    changed, changed_error = _mean(place != 0)
     gains = np.mean([right for right, _ in after], 0) - before
     gain, error = float(gains.mean()), float(gains.std() / np.sqrt(len(gains)))
     kept = np.mean([of for _, of in after], 0)
@@ -104,10 +110,18 @@ def expected(
     rare = named > options.recognised * np.bincount(dense.argmax(1), minlength=K)
     counts &= rare | (named - kept > max(options.margin, 0.0) * len(dense))
     if not counts.any():
-        return Expected(gain, error, 1.0, -1)
+        return Expected(gain, error, 1.0, -1, changed, changed_error)
     stays = np.where(counts, kept / np.maximum(named, 1e-12), np.inf)
     worst = int(stays.argmin())
-    return Expected(gain, error, float(min(stays[worst], 1.0)), worst)
+    stay = float(min(stays[worst], 1.0))
+    return Expected(gain, error, stay, worst, changed, changed_error)
+
+
+def _mean(found: NDArray[np.bool_]) -> tuple[float, float]:
+    """Mean of ``found`` ``(m, n)``, and its standard error over both."""
+    over = [found.mean(1), found.mean(0)]
+    error = float(np.sqrt(sum(v.var() / max(len(v) - 1, 1) for v in over)))
+    return float(found.mean()), error
 
 
 def against(e: Expected, options: CheckOptions = DEFAULT) -> str:

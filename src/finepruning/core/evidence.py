@@ -88,6 +88,10 @@ class Evidence:
             one.merge(two) if one is not None and two is not None else one or two,
         )
 
+    def renumbered(self, start: int) -> Evidence:
+        """The same with its batches numbered from ``start``."""
+        return replace(self, sampled={start + b: s for b, s in self.sampled.items()})
+
     def decayed(self, factor: float) -> Evidence:
         """The same with each sample counting ``factor`` times, 0 < ``factor`` <= 1."""
         return replace(

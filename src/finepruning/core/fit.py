@@ -54,7 +54,7 @@ class FitOptions:
     thorough: Schedule = THOROUGH
     """For layers where it costs less than their own forward pass over the same samples."""
     path: int = number(2, 1, 1000)
-    """Steps at each sparsity of a path, for layers that are fitted quickly."""
+    """Steps at each sparsity of a path."""
     repair: float = number(0.5, 0, 1)
     """Exponent of the gain after ``compensate``: least squares shrinks variances, and half of that
     is its optimum. 1 restores the variance in full, as ``rescale`` does."""
@@ -124,7 +124,7 @@ def fit_path(
     if options.method == "rescale":
         return [rescaled(W, evidence, keep, options) for keep in keeps]
     moments, schedule = _moments(W, evidence, options), schedule_for(W, evidence, options)
-    steps = options.path if schedule is options.quick else schedule.each
+    steps = options.path
     found = removals(
         W, moments.H, moments.C, keeps, [steps] * len(keeps), _ridge(W, moments, options),
         schedule.first, options.floor,

@@ -12,8 +12,9 @@ from ..core.neighbours import Agreement
 from ..core.readout import Readout
 from ..network.find import Found
 from ..steps.check import Check
+from ..steps.choose import Choice
 from ..steps.norms import Following
-from ..steps.observe import Observation
+from ..steps.observation import Observation
 from ..steps.prune import Pruned
 from .text import format_report
 
@@ -60,6 +61,8 @@ class Report:
     check: dict[str, Any]
     """What samples held back from the fit say of the finished network. Where it is not ``passed``,
     the dense weights are returned, for the ``reason`` given."""
+    choice: dict[str, Any] | None
+    """Where the sparsity was to be chosen: what was tried, and what each ``check`` said."""
     warnings: tuple[str, ...]
     """What the user should know of the samples."""
     seconds: dict[str, float]
@@ -98,6 +101,7 @@ def account(
     task: str,
     halves: float | None,
     check: Check,
+    choice: Choice | None,
     warnings: tuple[str, ...],
     seconds: dict[str, float],
     peak_memory: int | None,
@@ -119,8 +123,14 @@ def account(
     passes_again = config.paper.steps if config.effort == "paper" else 1
     if norms.applied:  # to normalise anew, and to observe what comes of it
         passes_again += 2
-    passes = 1 + (passes_again * seen.calibration_samples + check.held) / seen.samples
+    passed: float = passes_again * seen.calibration_samples + check.held
     solves = sum(d.macs for d in done.values())
+    if choice is not None:
+        tried = (len(choice.levels) - 1) * check.held
+        passed += choice.passes * (seen.calibration_samples - check.held) + tried
+        passed -= seen.calibration_samples * (choice.sparsity is None)
+        solves += choice.macs
+    passes = 1 + passed / seen.samples
     return Report(
         version=__version__,
         config=config.to_dict(),
@@ -136,6 +146,7 @@ def account(
         norms=asdict(norms),
         neighbours=_neighbours(agreement, refused, config),
         check=asdict(check),
+        choice=None if choice is None else asdict(choice),
         warnings=warnings,
         seconds=seconds,
         peak_memory=peak_memory,

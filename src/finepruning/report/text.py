@@ -20,7 +20,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         f"{'halves':<12}{_halves_line(report.get('halves'))}",
         f"{'batch norms':<12}{_norms_line(report.get('norms'))}",
         f"{'neighbours':<12}{_neighbours_line(report.get('neighbours'))}",
-        f"{'check':<12}{_check_line(report.get('check'))}",
+        f"{'check':<12}{_check_line(report.get('check'), readout)}",
         f"{'time':<12}{seconds['total']:.1f} s = {report['dense_passes']:.1f} dense forward passes"
         f" (observe {seconds['observe']:.1f}, prune {seconds['prune']:.1f},"
         f" of it solving {seconds['solve']:.1f})",
@@ -74,7 +74,7 @@ def _readout_line(readout: Mapping[str, Any]) -> str:
     if not readout["applied"]:
         return f"left as it was: {readout['reason']}"
     if readout["trust"] < 0.01:
-        return "changes nothing: no sign that classes are missing"
+        return f"changes nothing: {readout['reason'] or 'no sign that classes are missing'}"
     closed = f"; {readout['closed']} never answered, as asked" if readout.get("closed") else ""
     return (
         f"{readout['classes']} of {readout['outputs']} classes in use"
@@ -89,17 +89,18 @@ def _halves_line(halves: float | None) -> str:
     return f"two halves of the samples agree on {halves:.0%} of the answers{advice}"
 
 
-def _check_line(check: Mapping[str, Any] | None) -> str:
+def _check_line(check: Mapping[str, Any] | None, readout: Mapping[str, Any]) -> str:
     if check is None:
         return "none: an earlier version"
     if not check["passed"]:
-        beside = ", with the read-out" if check.get("readout") else ""
+        beside = ", with the read-out" if readout["applied"] else ""
         return (
             f"THE DENSE WEIGHTS ARE RETURNED{beside}: {check['reason']}, by {check['held']} samples"
-            " held back; ask for less sparsity, or say check=False (--no-check)"
+            " held back; to insist, give a sparsity and check=False (--no-check)"
         )
     if not check["held"]:
         return f"none: {check['reason']}"
     if check["gain"] is None:
-        return f"{check['held']} samples held back: outputs miss {check['error']:.1%}"
+        missed = check["error"] if check["error"] is not None else check["changed"]
+        return f"{check['held']} samples held back: outputs miss {missed:.1%}"
     return f"{check['held']} samples held back: accuracy expected to change by {check['gain']:+.1%}"

@@ -15,7 +15,7 @@ from .._errors import FinepruningError
 from ..core.options import choice
 from ..core.readout import Readout, ReadoutOptions, read_out
 from ..core.task import ClassifierOptions, is_classifier
-from .observe import Observation
+from .observation import Observation
 
 PROBLEMS = {
     "single_label_classification": "classes",

@@ -20,71 +20,14 @@ from torch import Tensor
 from .._errors import FinepruningError
 from ..core.evidence import Evidence, Sampled
 from ..core.moments import Marginals, Moments
-from ..core.options import number
 from ..data.batches import Batch, logits_of
 from ..network.engine import Engine
 from ..network.find import Found
 from ..network.layers import Layer, precise, version
 from ..network.norms import ChannelMoments, Norm, norm_places
 from ..network.positions import RealPositions, drawn
+from .observation import Observation, ObserveOptions
 from .trace import Trace, trace, why_uncalled, with_functions
-
-
-@dataclass(frozen=True)
-class ObserveOptions:
-    """What is kept of the dense network's pass."""
-
-    positions: int = number(8000, 1)
-    """Output positions sampled a layer, over all samples together."""
-    inputs_every: int = number(8, 1)
-    """Of these, the moments of the dense network's inputs are taken at one of so many: to gather
-    inputs costs more than outputs, and their moments need fewer samples."""
-    memory: float = number(1.5e9, above=0)
-    """Bytes of activations that may wait at once. More samples than fit are only read out."""
-    beside: float = number(1.5, 1)
-    """Of a sample, so many times the input and output of its largest layer wait at once."""
-    at_once: float = number(64e6, above=0)
-    """Bytes that the input and output of the largest layer take in one batch; larger batches run in
-    parts. What comes between two layers, for the batch that runs, is several times that."""
-    batches: int = number(128, 1)
-    """Calibration batches at most: by then there are far more samples than positions are kept."""
-    transcript: int = number(128, 1)
-    """Tokens at most of the transcript that an encoder-decoder network is fed: 30 seconds of speech
-    are about 100."""
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What is known of the dense network on the person's data."""
-
-    found: Found
-    """The layers that the data reaches; the others are among those left alone."""
-    trace: Trace
-    calibration: tuple[Batch, ...]
-    """The batches that the layers are fitted to."""
-    samples: int
-    """All that were seen."""
-    evidence: Mapping[str, Evidence]
-    """Of each layer that was called, by name."""
-    norms: Mapping[str, ChannelMoments]
-    """Of each batch norm that can follow the person."""
-    logits: Tensor | None
-    """Of all samples ``(n, K)``, float32 on the CPU; None where there is no head."""
-    held: tuple[Batch, ...]
-    """Batches held back from the fit, for the check at the end."""
-    held_rows: tuple[int, ...]
-    """Where their logits are."""
-    forward_seconds: float
-
-    @property
-    def calibration_samples(self) -> int:
-        """How many samples the layers are fitted to."""
-        return sum(batch.size for batch in self.calibration)
-
-    def of_all(self, samples: int, seconds: float) -> Observation:
-        """The same, when it is of the calibration set alone, of ``samples`` that took
-        ``seconds``."""
-        return replace(self, samples=samples, forward_seconds=seconds)
 
 
 def observe(
@@ -98,12 +41,14 @@ def observe(
     batch_count: int | None,
     step: Callable[[int], object],
     hold_back: tuple[float, int] = (0.0, 0),
+    refit: bool = False,
 ) -> Observation:
     """Run the dense network once over all ``batches`` and keep what the later steps need.
 
     The first batches whose activations fit in ``options.memory`` bytes (a seeded choice of all,
     where ``batch_count`` is known) become the calibration set; the rest only adds to the logits.
-    Of the calibration set, ``hold_back`` (a share, and how many at most) is not fitted to.
+    Of the calibration set, ``hold_back`` (a share, and how many at most) is not fitted to; with
+    ``refit``, not at first.
     """
     stream = iter(batches)
     first = next((b for b in stream if b.size), None)
@@ -128,7 +73,8 @@ def observe(
     calibration: list[Batch] = []
     logits: list[Tensor] = []
     samples, seconds = 0, 0.0
-    held = _Held(*(hold_back if traced.head is not None else (0.0, 0)))
+    held = _Held(*(hold_back if traced.head is not None or refit else (0.0, 0)))
+    outputs: list[Tensor] = []
 
     def chosen() -> Iterable[Batch]:
         """The batches, each announced to the watcher before it runs."""
@@ -144,6 +90,10 @@ def observe(
                     if back is None:
                         continue
                     batch = back
+                    if refit:
+                        watcher.begin(batch, len(held.batches) - 1, held=True)
+                        yield batch
+                        continue
                 watcher.begin(batch, None)
                 yield batch
 
@@ -153,14 +103,17 @@ def observe(
         if traced.head is not None:
             said = watcher.said if traced.end else logits_of(passed.output)
             logits.append(said.float().cpu())
+        elif held.batches and passed.batch is held.batches[-1]:
+            outputs.append(output_of(passed.output))
         step(passed.batch.items)
     if samples < 2:
         raise FinepruningError("batches: one sample says nothing of what varies; give at least two")
-    fitted = sum(batch.size for batch in calibration)
-    evidence = {
-        name: replace(seen, positions=fitted * traced.positions[name])
-        for name, seen in watcher.evidence.items()
-    }
+
+    def counted(found: Mapping[str, Evidence], batches: Iterable[Batch]) -> dict[str, Evidence]:
+        size = sum(batch.size for batch in batches)
+        return {n: replace(e, positions=size * traced.positions[n]) for n, e in found.items()}
+
+    evidence = counted(watcher.evidence, calibration)
     missing = {
         layer.name: why_uncalled(layer, uses.get(layer.name, set()))
         for layer in found.layers
@@ -176,8 +129,17 @@ def observe(
         torch.cat(logits) if logits else None,
         tuple(held.batches),
         tuple(held.rows),
+        tuple(outputs),
+        counted(watcher.held_evidence, held.batches),
         seconds,
     )
+
+
+def output_of(output: Any) -> Tensor:
+    """What a network gives, as one tensor on the CPU; empty where it is none of numbers."""
+    found = logits_of(output)
+    numbers = isinstance(found, Tensor) and found.is_floating_point()
+    return found.float().cpu() if numbers else torch.empty(0)
 
 
 @dataclass
@@ -277,6 +239,7 @@ class _Watcher:
     """Positions to draw a sample."""
     device: torch.device
     evidence: dict[str, Evidence] = field(default_factory=dict)
+    held_evidence: dict[str, Evidence] = field(default_factory=dict)
     norms: dict[str, ChannelMoments] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
     """Norms that are called twice in a pass, or without positions ``(N, C)``: there are no
@@ -287,9 +250,11 @@ class _Watcher:
         self._generator = torch.Generator().manual_seed(self.seed)
         self._drawn: list[_Drawn] = []  # of inputs that are still alive
 
-    def begin(self, batch: Batch, number_: int | None) -> None:
-        """A batch is about to pass, the calibration batch of that number; None: it is none."""
+    def begin(self, batch: Batch, number_: int | None, held: bool = False) -> None:
+        """A batch is about to pass, the calibration batch of that number, or the ``held`` one;
+        None: it is neither."""
         self._batch, self._number = batch, number_
+        self._into = self.held_evidence if held else self.evidence
         self._real = RealPositions(None if batch.mask is None else batch.mask.to(self.device))
         self._called: set[str] = set()
         self.said = torch.empty(0)
@@ -317,7 +282,7 @@ class _Watcher:
             self.norms[norm.name] = seen if before is None else before.merge(seen)
 
     def _watch_layer(self, layer: Layer, x: Tensor, y: Tensor, real: Tensor | None) -> None:
-        before = self.evidence.get(layer.name)
+        before = self._into.get(layer.name)
         repeated = self.trace.calls.get(layer.name, 0) > 1
         if not x.numel() or (before and self._number in before.sampled):
             return  # called again on this data alone: the layer is fitted to its first call
@@ -349,7 +314,7 @@ class _Watcher:
             assert self._number is not None
             sampled = {self._number: Sampled.of(size, sample, position, Y)}
             seen = Evidence(drawn_.inputs, Marginals.of(Y), sampled=sampled)
-        self.evidence[layer.name] = before.merge(seen) if before else seen
+        self._into[layer.name] = before.merge(seen) if before else seen
 
     def _draw(
         self, size: tuple[int, int], real: Tensor | None, device: torch.device

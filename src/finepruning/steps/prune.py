@@ -25,7 +25,7 @@ from ..core.neighbours import Agreement, NeighbourOptions, agreed
 from ..network.engine import Engine
 from ..network.find import Found
 from ..network.layers import Layer, precise, version
-from .observe import Observation
+from .observation import Observation
 
 
 @dataclass(frozen=True)

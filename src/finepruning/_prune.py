@@ -1,0 +1,132 @@
+"""Prune the network to one sparsity, or find out which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._config import Config
+from ._errors import FinepruningError
+from .core.fit import Solution
+from .core.plan import budget, plan
+from .core.readout import Readout
+from .network.engine import Engine
+from .network.find import Found
+from .network.layers import precise
+from .steps.check import check
+from .steps.choose import Choice, choose
+from .steps.observation import Observation
+from .steps.paper import prune_by_activity
+from .steps.prune import Pruning, Teaching, prune, prune_path
+
+
+@dataclass
+class Pruner:
+    """Prunes the engine's network by what was observed."""
+
+    engine: Engine
+    found: Found
+    seen: Observation
+    answer: Readout | None
+    config: Config
+    bar: Callable[[str, int | None], Any]
+    """``bar(name, total)``: a progress bar."""
+
+    def prune(self, sparsity: float) -> Pruning:
+        """Prune to one sparsity, and add the read-out."""
+        config, seen, keep = self.config, self.seen, self._budget(sparsity)
+        if config.effort == "paper":
+            passes = config.paper.steps * len(seen.calibration)
+            with self.bar("prune", passes) as bar:
+                prune_by_activity(
+                    self.engine, self.found, seen.calibration, keep, config.paper, bar.update
+                )
+            done = Pruning({}, None, 0.0)
+        else:
+            keeps = self._plan(keep)
+            with self.bar("prune", len(keeps)) as bar:
+                done = prune(
+                    self.engine, self.found, seen, keeps, self._silent, config.fit,
+                    step=bar.update, teaching=self._teaching,
+                )  # fmt: skip
+        add_shift(self.found, seen, self.answer)
+        return done
+
+    def choose(self, task: str) -> Choice:
+        """Try sparsities, and choose. The network stays as it is."""
+        config, answer = self.config, self.answer
+        thin = self.seen.thinned(config.choice.thin)
+
+        def along(
+            sparsities: Sequence[float], level: int
+        ) -> tuple[Pruning, Mapping[str, Sequence[Solution]]]:
+            keeps = [self._plan(self._kept(s)) for s in sparsities]
+            with self.bar("choose", len(keeps[0])) as bar:
+                return prune_path(
+                    self.engine, self.found, thin, keeps, level, self._silent, config.fit,
+                    step=bar.update, teaching=self._teaching,
+                )  # fmt: skip
+
+        return choose(
+            self.engine, self.found, along,
+            finish=lambda: add_shift(self.found, self.seen, answer),
+            judge=lambda: check(
+                self.engine, self.seen, task, answer, config.check, config.choice, chosen=True
+            ),
+            possible=lambda s: self._kept(s) >= len(self.found.layers),
+            options=config.choice,
+        )  # fmt: skip
+
+    @cached_property
+    def _silent(self) -> dict[str, Tensor]:
+        """Outputs that never come up, as the user says."""
+        head, answer = self.seen.trace.head, self.answer
+        if answer is None or head is None or answer.prior.all():
+            return {}
+        return {head.name: torch.from_numpy(answer.prior == 0).to(head.weight.device)}
+
+    @property
+    def _teaching(self) -> Teaching | None:
+        """What neighbours say, to the last layer; what they change is nothing to be faithful to, so
+        not where the network is only to stay as good as it is."""
+        head, options, answer = self.seen.trace.head, self.config.neighbours, self.answer
+        if not options.weight or answer is None or head is None:
+            return None
+        if not answer.trust and self.config.check.enabled:
+            return None
+        return Teaching(head, torch.from_numpy(answer.shift), options)
+
+    def _plan(self, keep: int) -> dict[str, int]:
+        """How many weights each layer keeps, of ``keep`` in all."""
+        weights = {layer.name: precise(layer.matrix()) for layer in self.found.layers}
+        return plan(weights, self.seen.evidence, self._silent, keep, self.config.plan)
+
+    def _kept(self, sparsity: float) -> int:
+        """How many weights of the layers found are kept."""
+        return budget(self.found.weights, sparsity) - self.found.weights_skipped
+
+    def _budget(self, sparsity: float) -> int:
+        """The same, where so many can go."""
+        keep, found = self._kept(sparsity), self.found
+        if keep < len(found.layers):
+            raise FinepruningError(
+                f"sparsity={sparsity}: would leave {max(0, keep)} weights for"
+                f" {len(found.layers)} layers ({found.weights_skipped} of {found.weights} are in"
+                " layers left alone); give a lower sparsity"
+            )
+        return keep
+
+
+def add_shift(found: Found, seen: Observation, answer: Readout | None) -> None:
+    """Fold the read-out into the bias of the last layer, one of ``found``."""
+    if answer is None or seen.trace.head is None or not answer.shift.any():
+        return
+    head = next(layer for layer in found.layers if layer.name == seen.trace.head.name)
+    shift = torch.from_numpy(answer.shift)
+    bias = head.bias if head.bias is not None else head.weight.new_zeros(len(shift))
+    head.write_bias(bias + shift.to(bias))
