@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finepruning.research import ReadoutOptions, Skew, against, expected, read_out, skew_of
+from finepruning.research import ReadoutOptions, Skew, read_out, skew_of, sparing
 
 Floats = NDArray[np.float64]
 Adapted = Callable[[Floats, Floats], Floats]
@@ -55,10 +55,8 @@ class Today:
     def __call__(self, logits: Floats, features: Floats, known: Known) -> Floats:
         found = read_out(logits, self.options, skew=_skew(logits))
         known.found.update(trust=found.trust, classes=found.classes, temperature=found.temperature)
-        unchanged = np.zeros_like(found.shift)
-        if self.checked and against(expected(logits, found, unchanged[None])):
-            return unchanged
-        return found.shift
+        worth = sparing(logits, found) if self.checked else found
+        return np.zeros_like(found.shift) if worth is None else worth.shift
 
 
 _SKEWS: dict[bytes, Skew] = {}

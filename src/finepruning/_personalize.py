@@ -178,9 +178,9 @@ class _Run:
         found = seen.found
         self._need_layers(found)
         task, answer, halves, refused = self._read(seen)
-        doubted = answer is not None and answer.trust and config.check.enabled
-        if answer is not None and doubted and not worth_having(seen, answer, config.check):
-            answer, refused = _changing_nothing(answer, seen), UNSURE
+        if answer is not None and answer.trust and config.check.enabled:
+            worth = worth_having(seen, answer, config.check)
+            answer, refused = (worth, "") if worth else (_changing_nothing(answer, seen), UNSURE)
         choice, checked, fitted = None, None, seen
         pruning = Pruning({}, None, 0.0)
         work = Pruner(engine, found, seen, answer, config, self._bar)

@@ -7,7 +7,7 @@ the evidence of its layers, :func:`plan` says how much each keeps, and :func:`pr
 """
 
 from .core.arrays import like, top
-from .core.check import against, expected
+from .core.check import sparing
 from .core.evidence import Evidence
 from .core.fit import Fit, FitOptions, Solution, fitted_bias, gain, repaired, saliency
 from .core.moments import Moments
@@ -43,10 +43,8 @@ __all__ = [
     "ReadoutOptions",
     "Skew",
     "Solution",
-    "against",
     "budget",
     "count_items",
-    "expected",
     "find_audio",
     "find_images",
     "find_layers",
@@ -67,6 +65,7 @@ __all__ = [
     "resnet",
     "saliency",
     "skew_of",
+    "sparing",
     "spread",
     "top",
 ]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finepruning.core.check import CheckOptions, Expected, against, by_rank, expected
+from finepruning.core.check import CheckOptions, Expected, against, by_rank, expected, sparing
 from finepruning.core.readout import Readout, read_out
 
 
@@ -125,3 +125,36 @@ def test_a_look_alike_that_goes_is_no_class_that_is_lost() -> None:
     assert lost_three(0.8, options).recall == 0.0  # half believed in: odds of 0.8 - 0.9
     assert lost_three(0.1, options).recall == 1.0  # a look-alike
     assert lost_three(0.1, replace(options, margin=0.001)).recall == 0.0
+
+
+def test_a_class_that_would_be_lost_is_left_alone() -> None:
+    """A read-out that would help, but for one class that it makes too unlikely."""
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(200, 12))
+    dense[np.arange(200), np.arange(200) % 4] += 2.5  # four classes, and eight that are noise
+    answer = read_out(dense)
+    shift = np.where(np.arange(12) < 4, 0.0, -6.0)
+    shift[3] = -2.5
+    wrong = replace(answer, shift=shift, temperature=1.0)
+    assert "would be lost" in against(expected(dense, wrong, np.zeros((1, 12))))
+    spared = sparing(dense, wrong)
+    assert spared is not None
+    assert spared.shift[3] == 0
+    assert np.array_equal(np.delete(spared.shift, 3), np.delete(shift, 3))
+    assert not against(expected(dense, spared, np.zeros((1, 12))))
+    assert spared.classes == len(np.unique((dense + spared.shift).argmax(1)))
+
+
+def test_of_what_is_mended_it_must_be_twice_as_sure() -> None:
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(200, 12))
+    dense[np.arange(200), np.arange(200) % 4] += 2.5
+    shift = np.where(np.arange(12) < 4, 0.0, -6.0)
+    shift[3] = -2.5
+    wrong = replace(read_out(dense), shift=shift, temperature=1.0)
+    e = expected(
+        dense, replace(wrong, shift=np.where(np.arange(12) < 4, 0.0, -6.0)), np.zeros((1, 12))
+    )
+    ratio = e.gain / e.error
+    assert sparing(dense, wrong, CheckOptions(sure=ratio / 2.1)) is not None
+    assert sparing(dense, wrong, CheckOptions(sure=ratio / 1.9)) is None

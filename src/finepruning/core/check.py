@@ -10,7 +10,7 @@ float64.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,6 +140,30 @@ def against(e: Expected, options: CheckOptions = DEFAULT) -> str:
     if e.recall < 1 - options.recall:
         return f"{1 - e.recall:.0%} of what it names right of class {e.worst} would be lost"
     return ""
+
+
+def sparing(dense: Floats, answer: Readout, options: CheckOptions = DEFAULT) -> Readout | None:
+    """The read-out, where it is worth having on the dense network of ``dense`` logits ``(n, K)``;
+    else with those classes left as they were that would be lost, where of that it is twice as sure;
+    else None.
+
+    >>> from finepruning.core.readout import read_out
+    >>> dense = 4 * np.eye(3)[np.arange(30) % 3]
+    >>> sparing(dense, read_out(dense)) is None  # nothing is to be gained
+    True
+    """
+    nothing = np.zeros_like(dense[:1])
+    for spared in range(dense.shape[1]):
+        e = expected(dense, answer, nothing, options)
+        if e.gain < options.margin or e.gain < (1 + (spared > 0)) * options.sure * e.error:
+            return None
+        if e.recall >= 1 - options.recall:
+            return answer
+        shift = answer.shift.copy()
+        shift[e.worst] = 0.0
+        classes = len(np.unique((dense + shift).argmax(1)))
+        answer = replace(answer, shift=shift, classes=classes)
+    return None
 
 
 def by_rank(wanted: Floats, found: Floats) -> Floats:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..core.check import CheckOptions, Expected, against, by_rank, expected
+from ..core.check import CheckOptions, Expected, against, by_rank, expected, sparing
 from ..core.choose import ChoiceOptions, at_most, changes, differences
 from ..core.readout import Readout
 from ..data.batches import logits_of
@@ -41,13 +41,12 @@ class Check:
     """Of the class that loses most, the share of its expected recall that stays; and which."""
 
 
-def worth_having(seen: Observation, answer: Readout, options: CheckOptions) -> bool:
-    """Whether the read-out is worth having on the dense weights. What the user says of the classes
-    holds in any case."""
+def worth_having(seen: Observation, answer: Readout, options: CheckOptions) -> Readout | None:
+    """The read-out as it is worth having on the dense weights; None: it is not. What the user says
+    of the classes holds in any case."""
     if seen.logits is None or not answer.prior.all():
-        return True
-    dense = seen.logits.double().numpy()
-    return not against(expected(dense, answer, np.zeros_like(dense[:1]), options), options)
+        return answer
+    return sparing(seen.logits.double().numpy(), answer, options)
 
 
 def check(
