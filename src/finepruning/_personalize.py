@@ -27,7 +27,7 @@ from .network.find import Found, find_layers
 from .network.norms import Norm, find_norms
 from .report.account import Report, account
 from .report.memory import PeakMemory
-from .steps.answer import answers, halves_agree, task_of
+from .steps.answer import answers, halves_agree, names_of, task_of
 from .steps.check import check, worth_having
 from .steps.norms import Following, following, normalise_anew
 from .steps.observation import Observation
@@ -218,6 +218,7 @@ class _Run:
             agreement=pruning.agreement, seconds=seconds, peak_memory=self.memory.above_start(),
             task=task, check=checked, choice=choice, halves=halves,
             warnings=self.distinct.warnings(config.warn),
+            names=names_of(self.model, config.task, seen.trace.outputs or 0),
         )  # fmt: skip
         pruned, changed = _parameter_names(engine.model, self.model, found)
         if not checked.passed:

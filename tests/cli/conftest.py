@@ -69,6 +69,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return nn.Sequential(base, nn.Hardtanh(-1, 0))  # all ties: always the first class
 
     monkeypatch.setattr(text, "format_report", lambda report: f"formatted {report}")
+    monkeypatch.setattr(text, "summary", lambda report: f"in short {report}")
     monkeypatch.setattr(finepruning, "personalize", personalize)
     monkeypatch.setattr(finepruning, "load", load)
     monkeypatch.setattr(finepruning, "read_report", lambda path: {"path": str(path)})

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finepruning.report.text import format_report
+from finepruning.report.text import format_report, summary
 
 REPORT: dict[str, Any] = {
     "sparsity": 0.7, "weights": 1000, "samples": 20, "calibration_samples": 16,
@@ -78,3 +78,28 @@ def test_reports_of_earlier_versions() -> None:
     report = {key: value for key, value in REPORT.items() if key not in ("norms", "neighbours")}
     assert line(report, "batch norms").endswith("an earlier version")
     assert line(report, "neighbours").endswith("an earlier version")
+
+
+def test_a_summary_fits_a_terminal() -> None:
+    report = copy.deepcopy(REPORT)
+    report["readout"]["in_use"] = [{"name": f"a class called {k}", "samples": k} for k in range(50)]
+    report["readout"]["reason"] = report["norms"]["reason"] = "for a long reason " * 20
+    report["check"] |= {"passed": False, "reason": "for a reason that is long " * 20}
+    report["choice"] = {"sparsity": 0.4, "tolerance": 0.05}
+    report["warnings"] = ["something is not as it should be " * 5] * 5
+    report["left_alone"] = {f"layer.{i}": "a reason" for i in range(99)}
+    for some in (report, REPORT):
+        lines = summary(some).splitlines()
+        assert len(lines) <= 20
+        assert max(map(len, lines)) <= 80
+    text = summary(report)
+    assert "at most 5 of 100 answers" in " ".join(text.split())
+    assert "THE DENSE WEIGHTS ARE RETURNED" in text
+    assert "a class called 1 1" in " ".join(text.split())
+    assert "99 layers, such as layer.0" in text
+    assert "conv" not in text  # the layers are told on request
+
+
+def test_a_summary_says_that_less_would_not_do() -> None:
+    report = REPORT | {"choice": {"sparsity": None, "tolerance": 0.1}, "sparsity": 0.0}
+    assert "less than 10% would be sure" in summary(report)

@@ -12,7 +12,7 @@ from torch import nn
 
 from finepruning import Config, FinepruningError, personalize
 from finepruning.core.readout import ReadoutOptions
-from finepruning.steps.answer import TaskOptions, answers, halves_agree, numbers_of
+from finepruning.steps.answer import TaskOptions, answers, halves_agree, names_of, numbers_of
 
 X = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
 
@@ -46,7 +46,7 @@ def test_where_it_does_not_show_one_line_says_how_to_ask() -> None:
     report, _ = outputs_of(net())
     assert report.task == "unknown"
     assert 'say task="classes" (--task classes)' in report.readout["reason"]
-    assert report.readout["reason"] in str(report)
+    assert report.readout["reason"] in " ".join(str(report).split())
 
 
 @pytest.mark.parametrize(
@@ -126,3 +126,15 @@ def test_halves_that_say_the_same_agree() -> None:
     assert agreed is not None
     assert agreed < 1
     assert answers(clear, TaskOptions(), ReadoutOptions()).classes == 2
+
+
+def test_names_are_the_users_or_the_configurations() -> None:
+    model = net()
+    assert names_of(model, TaskOptions(), 4) is None
+    assert names_of(model, TaskOptions(names=("a", "b", "c", "d")), 4) == ("a", "b", "c", "d")
+    assert names_of(model, TaskOptions(names=("a", "b")), 4) is None  # they are not of all outputs
+    model.config = SimpleNamespace(id2label={0: "cat", 1: "dog", 2: "owl", 3: "emu"})  # type: ignore[assignment]
+    assert names_of(model, TaskOptions(), 4) == ("cat", "dog", "owl", "emu")
+    assert names_of(model, TaskOptions(), 5) is None
+    model.config.id2label = {k: f"LABEL_{k}" for k in range(4)}  # type: ignore[union-attr]
+    assert names_of(model, TaskOptions(), 4) is None

@@ -46,7 +46,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="the only classes that can come up, names or numbers; no other is answered any more",
     )  # fmt: skip
     parser.add_argument(
-        "--classes", metavar="FILE", help="names of all outputs, one a line, for --only-classes"
+        "--classes",
+        metavar="FILE",
+        help="names of all outputs, one a line, for --only-classes and the report",
     )
     parser.add_argument(
         "--norms", type=options.share, metavar="SHARE",
@@ -100,12 +102,24 @@ def _config(args: argparse.Namespace, loaded: Loaded) -> Config:
     task = {"kind": args.task, "classes": _only_classes(args, loaded)}
     if args.classes is not None and args.task is None:
         task["kind"] = "classes"
+    task["names"] = _names(args, loaded)
     return Config(
         sparsity="auto" if args.sparsity is None else args.sparsity, choice=args.tolerance,
         effort=args.effort, seed=args.seed, readout=args.readout,
         norms=args.norms, check=args.check,
         task={name: value for name, value in task.items() if value is not None},
     )  # fmt: skip
+
+
+def _names(args: argparse.Namespace, loaded: Loaded) -> tuple[str, ...] | None:
+    """What the outputs are called, for the report."""
+    from ..scoring.classes import read_classes
+
+    table = read_classes(args.classes) if args.classes is not None else loaded.classes
+    if not isinstance(table, dict):
+        return None if table is None else tuple(table)
+    named = {index: name for name, index in table.items()}
+    return tuple(named.get(k, str(k)) for k in range(max(named, default=-1) + 1))
 
 
 def _only_classes(args: argparse.Namespace, loaded: Loaded) -> tuple[int, ...] | None:

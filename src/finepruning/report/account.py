@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +16,8 @@ from ..steps.choose import Choice
 from ..steps.norms import Following
 from ..steps.observation import Observation
 from ..steps.prune import Pruned
-from .text import format_report
+from .classes import classes_in_use
+from .text import summary
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Report:
         return {**asdict(self), "sparsity": self.sparsity, "dense_passes": self.dense_passes}
 
     def __str__(self) -> str:
-        return format_report(self.to_dict())
+        return summary(self.to_dict())
 
 
 def account(
@@ -103,6 +104,7 @@ def account(
     check: Check,
     choice: Choice | None,
     warnings: tuple[str, ...],
+    names: Sequence[str] | None,
     seconds: dict[str, float],
     peak_memory: int | None,
 ) -> Report:
@@ -141,7 +143,7 @@ def account(
         layers=layers,
         left_alone=dict(found.skipped),
         task=task,
-        readout=_readout(answer, refused),
+        readout=_readout(answer, refused, seen, names),
         halves=halves,
         norms=asdict(norms),
         neighbours=_neighbours(agreement, refused, config),
@@ -155,9 +157,12 @@ def account(
     )
 
 
-def _readout(answer: Readout | None, refused: str) -> dict[str, Any]:
+def _readout(
+    answer: Readout | None, refused: str, seen: Observation, names: Sequence[str] | None
+) -> dict[str, Any]:
     if answer is None:
         return {"applied": False, "reason": refused}
+    assert seen.logits is not None
     return {
         "applied": True,
         "reason": refused,
@@ -168,6 +173,7 @@ def _readout(answer: Readout | None, refused: str) -> dict[str, Any]:
         "temperature": answer.temperature,
         "unseen": answer.unseen,
         "closed": int((answer.prior == 0).sum()),
+        **classes_in_use(seen.logits.double().numpy(), answer, names),
     }
 
 

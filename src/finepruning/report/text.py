@@ -1,9 +1,62 @@
-"""A report as a text, from the dict that an artifact keeps."""
+"""A report as a text, short or long, from the dict that an artifact keeps."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
+
+WIDTH, LINES = 80, 20
+"""Of a summary, at most: what a terminal shows at once."""
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """What matters of a report given as :meth:`Report.to_dict` returned it, for a terminal."""
+    seconds, macs, readout = report["seconds"], report["macs"], report["readout"]
+    left, backprop = report["left_alone"], 3 / max(report["forward_passes"], 1e-9)
+    memory = report["peak_memory"]
+    said = [  # with how many lines each may take
+        ("sparsity", 2, f"{report['sparsity']:.1%} of {report['weights']:,} weights are zero"
+                        f"{_chosen(report.get('choice'))}"),
+        ("check", 3, _check_line(report.get("check"), readout)),
+        ("read-out", 2, _readout_line(readout)),
+        ("classes", 2, _classes_line(readout)),
+        ("samples", 1, f"{report['samples']} unlabelled; {_halves_line(report.get('halves'))}"),
+        ("batch norms", 2, _norms_line(report.get("norms"))),
+        ("neighbours", 1, _neighbours_line(report.get("neighbours"))),
+        ("time", 1, f"{seconds['total']:.1f} s = {report['dense_passes']:.1f} times the network's"
+                    " own over these samples"),
+        ("computation", 1, f"{report['forward_passes']:.1f} forward passes;"
+                           f" an epoch of fine-tuning takes {backprop:.1f} times as much"),
+        ("MACs", 1, f"{macs['personal'] / max(macs['dense'], 1):.0%} of {macs['dense']:,} a sample"
+                    " with the zeros left out"),
+        ("memory", 1, "" if memory is None else f"peak {memory / 1e6:,.0f} MB above the start"),
+        ("left alone", 1, "" if not left else f"{len(left)} layers, such as {next(iter(left))}"),
+        ("warning", 2, " ".join(f"{line}." for line in report.get("warnings") or ())),
+    ]  # fmt: skip
+    lines: list[str] = []
+    for label, most, text in said:
+        if text:
+            lines += textwrap.wrap(
+                f"{label:<12}{text}", WIDTH, subsequent_indent=" " * 12, max_lines=most,
+                placeholder=" ...", break_on_hyphens=False,
+            )  # fmt: skip
+    return "\n".join(lines[:LINES])
+
+
+def _chosen(choice: Mapping[str, Any] | None) -> str:
+    if choice is None:
+        return ""
+    if choice["sparsity"] is None:
+        return " (less than 10% would be sure to keep its answers)"
+    return (
+        f" (chosen: the largest that changes at most {100 * choice['tolerance']:g} of 100 answers)"
+    )
+
+
+def _classes_line(readout: Mapping[str, Any]) -> str:
+    found = readout.get("in_use") or ()
+    return ", ".join(f"{one['name']} {one['samples']}" for one in found)
 
 
 def format_report(report: Mapping[str, Any]) -> str:

@@ -106,6 +106,17 @@ def _shown(model: nn.Module, seen: Observation, options: TaskOptions) -> str:
     return "classes" if is_classifier(logits, weight, options.shown) else "unknown"
 
 
+def names_of(model: nn.Module, options: TaskOptions, outputs: int) -> tuple[str, ...] | None:
+    """What the outputs are called: as the user says, or as the model's configuration does."""
+    if options.names is not None:
+        return options.names if len(options.names) == outputs else None
+    labels = getattr(getattr(model, "config", None), "id2label", None)
+    if not isinstance(labels, dict) or {*labels} != {*range(outputs)}:
+        return None
+    names = tuple(str(labels[k]) for k in range(outputs))
+    return None if names[0] == "LABEL_0" else names
+
+
 def answers(logits: NDArray[np.float64], task: TaskOptions, options: ReadoutOptions) -> Readout:
     """The read-out, with what the user knows of the classes."""
     K = logits.shape[1]
