@@ -82,7 +82,8 @@ def test_reports_of_earlier_versions() -> None:
 
 def test_a_summary_fits_a_terminal() -> None:
     report = copy.deepcopy(REPORT)
-    report["readout"]["in_use"] = [{"name": f"a class called {k}", "samples": k} for k in range(50)]
+    classes = [{"name": f"a class called {k}", "samples": k} for k in range(50)]
+    report["classes"] = {"in_use": classes, "changed": []}
     report["readout"]["reason"] = report["norms"]["reason"] = "for a long reason " * 20
     report["check"] |= {"passed": False, "reason": "for a reason that is long " * 20}
     report["choice"] = {"sparsity": 0.4, "tolerance": 0.05}

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from .._errors import FinepruningError
 from .._version import __version__
-from . import evaluate, inspect, personalize
+from . import evaluate, inspect, personalize, report
 from .common import say
 
 
@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "personalize": personalize,
     "evaluate": evaluate,
     "inspect": inspect,
+    "report": report,
 }
 """Another command is a file and a line in this table."""
 

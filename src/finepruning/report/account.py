@@ -11,6 +11,7 @@ from .._version import __version__
 from ..core.neighbours import Agreement
 from ..core.readout import Readout
 from ..network.find import Found
+from ..network.layers import Layer
 from ..steps.check import Check
 from ..steps.choose import Choice
 from ..steps.norms import Following
@@ -29,6 +30,8 @@ class LayerReport:
     shape: tuple[int, ...]
     weights: int
     zeros: int
+    macs: int
+    """Multiply-accumulates for one sample, the zeros left out."""
     error: float | None
     """Share of the variance of the outputs wanted, the dense ones, that is missed on the
     calibration data; None where not measured. What is wanted of the last layer, neighbours have
@@ -55,6 +58,10 @@ class Report:
     task: str
     """What the outputs are: ``classes``, ``labels``, ``values``, ``tokens``; or ``unknown``."""
     readout: dict[str, Any]
+    classes: dict[str, Any] | None
+    """Of a classifier, what the samples are answered with: ``in_use``, each with its ``class``,
+    ``name``, ``samples`` and how ``sure`` the answers are; and which of them have ``changed`` by
+    the read-out."""
     halves: float | None
     """Share of the samples on whose answers two halves of them agree, each read out alone."""
     norms: dict[str, Any]
@@ -110,18 +117,11 @@ def account(
 ) -> Report:
     """The report of one personalisation, from what each step noted."""
     layers = tuple(
-        LayerReport(
-            layer.name,
-            type(layer.module).__name__,
-            tuple(layer.weight.shape),
-            layer.size,
-            int((layer.weight == 0).sum()),
-            done[layer.name].error if layer.name in done else None,
-        )
+        _layer(layer, seen.trace.positions[layer.name], done.get(layer.name))
         for layer in found.layers
     )
     dense = seen.trace.macs(found.layers)
-    personal = sum((la.weights - la.zeros) * seen.trace.positions[la.name] for la in layers)
+    personal = sum(layer.macs for layer in layers)
     passes_again = config.paper.steps if config.effort == "paper" else 1
     if norms.applied:  # to normalise anew, and to observe what comes of it
         passes_again += 2
@@ -133,6 +133,7 @@ def account(
         passed -= seen.calibration_samples * (choice.sparsity is None)
         solves += choice.macs
     passes = 1 + passed / seen.samples
+    told = seen.logits is not None and task == "classes"
     return Report(
         version=__version__,
         config=config.to_dict(),
@@ -143,7 +144,10 @@ def account(
         layers=layers,
         left_alone=dict(found.skipped),
         task=task,
-        readout=_readout(answer, refused, seen, names),
+        readout=_readout(answer, refused),
+        classes=classes_in_use(seen.logits.double().numpy(), answer, names)
+        if told and seen.logits is not None
+        else None,
         halves=halves,
         norms=asdict(norms),
         neighbours=_neighbours(agreement, refused, config),
@@ -157,12 +161,22 @@ def account(
     )
 
 
-def _readout(
-    answer: Readout | None, refused: str, seen: Observation, names: Sequence[str] | None
-) -> dict[str, Any]:
+def _layer(layer: Layer, positions: int, done: Pruned | None) -> LayerReport:
+    zeros = int((layer.weight == 0).sum())
+    return LayerReport(
+        layer.name,
+        type(layer.module).__name__,
+        tuple(layer.weight.shape),
+        layer.size,
+        zeros,
+        (layer.size - zeros) * positions,
+        None if done is None else done.error,
+    )
+
+
+def _readout(answer: Readout | None, refused: str) -> dict[str, Any]:
     if answer is None:
         return {"applied": False, "reason": refused}
-    assert seen.logits is not None
     return {
         "applied": True,
         "reason": refused,
@@ -173,7 +187,6 @@ def _readout(
         "temperature": answer.temperature,
         "unseen": answer.unseen,
         "closed": int((answer.prior == 0).sum()),
-        **classes_in_use(seen.logits.double().numpy(), answer, names),
     }
 
 

@@ -15,10 +15,10 @@ MOST = 50
 
 
 def classes_in_use(
-    logits: NDArray[np.float64], answer: Readout, names: Sequence[str] | None
+    logits: NDArray[np.float64], answer: Readout | None, names: Sequence[str] | None
 ) -> dict[str, Any]:
-    """Which classes samples of ``logits`` ``(n, K)`` are answered with, the read-out added, most
-    frequent first; and which answers that changes.
+    """Which classes samples of ``logits`` ``(n, K)`` are answered with, the read-out added if there
+    is one, most frequent first; and which answers that changes.
 
     >>> import numpy as np
     >>> from finepruning.core.readout import read_out
@@ -26,8 +26,9 @@ def classes_in_use(
     >>> [(one["name"], one["samples"]) for one in found["in_use"]], found["changed"]
     ([('cat', 2), ('dog', 1)], [])
     """
-    after = logits + answer.shift
-    p = np.exp((after - after.max(1, keepdims=True)) / max(answer.temperature, 1.0))
+    after = logits if answer is None else logits + answer.shift
+    heat = 1.0 if answer is None else max(answer.temperature, 1.0)
+    p = np.exp((after - after.max(1, keepdims=True)) / heat)
     sure = p.max(1) / p.sum(1)
     before, now = logits.argmax(1), after.argmax(1)
     counts = np.bincount(now, minlength=logits.shape[1])

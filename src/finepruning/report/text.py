@@ -18,12 +18,12 @@ def summary(report: Mapping[str, Any]) -> str:
     said = [  # with how many lines each may take
         ("sparsity", 2, f"{report['sparsity']:.1%} of {report['weights']:,} weights are zero"
                         f"{_chosen(report.get('choice'))}"),
-        ("check", 3, _check_line(report.get("check"), readout)),
-        ("read-out", 2, _readout_line(readout)),
-        ("classes", 2, _classes_line(readout)),
-        ("samples", 1, f"{report['samples']} unlabelled; {_halves_line(report.get('halves'))}"),
-        ("batch norms", 2, _norms_line(report.get("norms"))),
-        ("neighbours", 1, _neighbours_line(report.get("neighbours"))),
+        ("check", 3, check_line(report.get("check"), readout)),
+        ("read-out", 2, readout_line(readout)),
+        ("classes", 2, _classes_line(report.get("classes"))),
+        ("samples", 1, f"{report['samples']} unlabelled; {halves_line(report.get('halves'))}"),
+        ("batch norms", 2, norms_line(report.get("norms"))),
+        ("neighbours", 1, neighbours_line(report.get("neighbours"))),
         ("time", 1, f"{seconds['total']:.1f} s = {report['dense_passes']:.1f} times the network's"
                     " own over these samples"),
         ("computation", 1, f"{report['forward_passes']:.1f} forward passes;"
@@ -54,8 +54,8 @@ def _chosen(choice: Mapping[str, Any] | None) -> str:
     )
 
 
-def _classes_line(readout: Mapping[str, Any]) -> str:
-    found = readout.get("in_use") or ()
+def _classes_line(classes: Mapping[str, Any] | None) -> str:
+    found = () if classes is None else classes["in_use"]
     return ", ".join(f"{one['name']} {one['samples']}" for one in found)
 
 
@@ -69,11 +69,11 @@ def format_report(report: Mapping[str, Any]) -> str:
         f"{'samples':<12}{report['samples']} unlabelled"
         f" ({report['calibration_samples']} to fit the layers)",
         f"{'effort':<12}{report['config']['effort']}, seed {report['config']['seed']}",
-        f"{'read-out':<12}{_readout_line(readout)}",
-        f"{'halves':<12}{_halves_line(report.get('halves'))}",
-        f"{'batch norms':<12}{_norms_line(report.get('norms'))}",
-        f"{'neighbours':<12}{_neighbours_line(report.get('neighbours'))}",
-        f"{'check':<12}{_check_line(report.get('check'), readout)}",
+        f"{'read-out':<12}{readout_line(readout)}",
+        f"{'halves':<12}{halves_line(report.get('halves'))}",
+        f"{'batch norms':<12}{norms_line(report.get('norms'))}",
+        f"{'neighbours':<12}{neighbours_line(report.get('neighbours'))}",
+        f"{'check':<12}{check_line(report.get('check'), readout)}",
         f"{'time':<12}{seconds['total']:.1f} s = {report['dense_passes']:.1f} dense forward passes"
         f" (observe {seconds['observe']:.1f}, prune {seconds['prune']:.1f},"
         f" of it solving {seconds['solve']:.1f})",
@@ -100,7 +100,7 @@ def format_report(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _norms_line(norms: Mapping[str, Any] | None) -> str:
+def norms_line(norms: Mapping[str, Any] | None) -> str:
     if norms is None:
         return "left as they were: an earlier version"
     if norms["applied"]:
@@ -114,7 +114,7 @@ def _norms_line(norms: Mapping[str, Any] | None) -> str:
     return f"left as they were: {norms['reason']}"
 
 
-def _neighbours_line(neighbours: Mapping[str, Any] | None) -> str:
+def neighbours_line(neighbours: Mapping[str, Any] | None) -> str:
     if neighbours is None:
         return "left out: an earlier version"
     same = f" ({neighbours['same']:.0%} answer alike)" if neighbours.get("asked") else ""
@@ -123,7 +123,7 @@ def _neighbours_line(neighbours: Mapping[str, Any] | None) -> str:
     return f"{neighbours['asked']} a sample asked{same}, weight {neighbours['weight']:.2f}"
 
 
-def _readout_line(readout: Mapping[str, Any]) -> str:
+def readout_line(readout: Mapping[str, Any]) -> str:
     if not readout["applied"]:
         return f"left as it was: {readout['reason']}"
     if readout["trust"] < 0.01:
@@ -135,14 +135,14 @@ def _readout_line(readout: Mapping[str, Any]) -> str:
     )
 
 
-def _halves_line(halves: float | None) -> str:
+def halves_line(halves: float | None) -> str:
     if halves is None:
         return "not compared"
     advice = "" if halves >= 0.9 else ": give more"
     return f"two halves of the samples agree on {halves:.0%} of the answers{advice}"
 
 
-def _check_line(check: Mapping[str, Any] | None, readout: Mapping[str, Any]) -> str:
+def check_line(check: Mapping[str, Any] | None, readout: Mapping[str, Any]) -> str:
     if check is None:
         return "none: an earlier version"
     if not check["passed"]:
