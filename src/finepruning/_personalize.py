@@ -194,6 +194,7 @@ class _Run:
         checked = checked or check(
             engine, seen, task, answer, config.check, config.choice, chosen=False
         )
+        solves = sum(layer.macs for layer in pruning.layers.values())
         pruned_at = time.perf_counter()
         engine.finish([*found.layers, *find_norms(engine.model)])
         self._check_fit()
@@ -218,6 +219,7 @@ class _Run:
             agreement=pruning.agreement, seconds=seconds, peak_memory=self.memory.above_start(),
             task=task, check=checked, choice=choice, halves=halves,
             warnings=self.distinct.warnings(config.warn),
+            solves=solves,
             names=names_of(self.model, config.task, seen.trace.outputs or 0),
         )  # fmt: skip
         pruned, changed = _parameter_names(engine.model, self.model, found)

@@ -112,6 +112,7 @@ def account(
     choice: Choice | None,
     warnings: tuple[str, ...],
     names: Sequence[str] | None,
+    solves: float,
     seconds: dict[str, float],
     peak_memory: int | None,
 ) -> Report:
@@ -126,7 +127,6 @@ def account(
     if norms.applied:  # to normalise anew, and to observe what comes of it
         passes_again += 2
     passed: float = passes_again * seen.calibration_samples + check.held
-    solves = sum(d.macs for d in done.values())
     if choice is not None:
         tried = (len(choice.levels) - 1) * check.held
         passed += choice.passes * (seen.calibration_samples - check.held) + tried

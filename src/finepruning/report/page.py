@@ -39,6 +39,7 @@ def page(report: Mapping[str, Any], samples: Sequence[Mapping[str, str]] = ()) -
             cards=_cards(report),
             decisions=_decisions(report),
             levels_plot=Markup(plots.levels(choice)) if choice and choice["levels"] else "",
+            stopped=_stopped(choice) if choice else "",
             classes=classes.get("in_use", ()),
             changed=classes.get("changed", ()),
             samples=shown,
@@ -63,8 +64,17 @@ def _verdict(report: Mapping[str, Any]) -> str:
     gain = check.get("gain")
     better = ""
     if gain is not None:
-        better = f" Of 100 answers {100 * gain:+.1f} more are expected to be right."
+        more = "more" if gain >= 0 else "fewer"
+        better = f" Of 100 answers, {100 * abs(gain):.1f} {more} are expected to be right."
     return f"{report['sparsity']:.0%} of the network's weights are gone.{better}"
+
+
+def _stopped(choice: Mapping[str, Any]) -> str:
+    """Why it is not more."""
+    for level in choice["levels"]:
+        if not level["check"]["passed"]:
+            return f"{level['sparsity']:.0%} was too much: {level['check']['reason']}."
+    return ""
 
 
 def _cards(report: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -53,17 +53,20 @@ def levels(choice: Mapping[str, Any]) -> str:
             i = x.index(100 * choice["sparsity"])
             axes.plot(x[i], changed[i], "o", color=MARK, markersize=13, fillstyle="none")
             axes.annotate(
-                "chosen", (x[i], changed[i]), (0, -20), textcoords="offset points", ha="center"
+                "chosen", (x[i], most[i]), (0, 6), textcoords="offset points", ha="center"
             )
         axes.set_xlabel("sparsity, % of the weights")
         axes.set_ylabel("answers that change, of 100")
-        axes.set_ylim(min(-0.1 * max(most, default=1), -1), None)
+        axes.set_xticks(x)
+        axes.set_ylim(0, None)
         return _svg(figure)
 
 
 def layers(report: Mapping[str, Any]) -> str:
     """Zeros, computation left and error of each layer, in order."""
     plt_figure, context = _matplotlib()
+    from matplotlib.ticker import MaxNLocator
+
     of = report["layers"]
     macs = [layer.get("macs") or 0 for layer in of]
     rows: list[tuple[str, Sequence[float]]] = [
@@ -78,6 +81,7 @@ def layers(report: Mapping[str, Any]) -> str:
             axes.bar(range(1, len(values) + 1), values, color=MARK, width=0.8)
             axes.set_ylabel(name)
         axes.set_xlabel("layer")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return _svg(figure)
 
 

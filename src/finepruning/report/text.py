@@ -18,11 +18,12 @@ def summary(report: Mapping[str, Any]) -> str:
     said = [  # with how many lines each may take
         ("sparsity", 2, f"{report['sparsity']:.1%} of {report['weights']:,} weights are zero"
                         f"{_chosen(report.get('choice'))}"),
+        ("warning", 2, " ".join(f"{line}." for line in report.get("warnings") or ())),
         ("check", 3, check_line(report.get("check"), readout)),
         ("read-out", 2, readout_line(readout)),
         ("classes", 2, _classes_line(report.get("classes"))),
         ("samples", 1, f"{report['samples']} unlabelled; {halves_line(report.get('halves'))}"),
-        ("batch norms", 2, norms_line(report.get("norms"))),
+        ("batch norms", 4, norms_line(report.get("norms"))),
         ("neighbours", 1, neighbours_line(report.get("neighbours"))),
         ("time", 1, f"{seconds['total']:.1f} s = {report['dense_passes']:.1f} times the network's"
                     " own over these samples"),
@@ -32,7 +33,6 @@ def summary(report: Mapping[str, Any]) -> str:
                     " with the zeros left out"),
         ("memory", 1, "" if memory is None else f"peak {memory / 1e6:,.0f} MB above the start"),
         ("left alone", 1, "" if not left else f"{len(left)} layers, such as {next(iter(left))}"),
-        ("warning", 2, " ".join(f"{line}." for line in report.get("warnings") or ())),
     ]  # fmt: skip
     lines: list[str] = []
     for label, most, text in said:
