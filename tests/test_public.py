@@ -105,7 +105,7 @@ ABOVE = {
     "network": {"_errors", "data"},
     "steps": {"_errors", "core", "data", "network"},
     "_config": {"_errors", "core", "steps"},
-    "report": {"_config", "_version", "core", "network", "steps"},
+    "report": {"_config", "_errors", "_version", "core", "network", "steps"},
     "_prune": {"_config", "_errors", "core", "network", "steps"},
     "_personalize": {
         "_config", "_errors", "_prune", "artifact", "core", "data", "network", "report", "steps",
