@@ -21,4 +21,9 @@ panel cache --missing
 panel judge
 panel choose
 panel others
-panel whole
+# All of personalize: everything default, and the sparsities that were fixed before.
+panel whole --networks wearable,beats,digits --ns 16,32,128 --people 2 --sparsities auto
+panel whole --networks resnet20,dscnn-small,transformer --ns 16,32,128 --people 1 --sparsities auto
+panel whole --networks lite0,resnet50 --kinds "ten breeds" --ns 128 --people 2 --sparsities auto
+panel whole --networks lite0 --kinds "ten breeds" --ns 128 --people 2 --sparsities 0.5
+panel whole --networks wearable,beats,digits,resnet20 --ns 128 --people 1 --sparsities 0.5

@@ -116,6 +116,11 @@ def personalize(
     chosen: dict[str, Any] = {"sparsity": sparsity, "effort": effort, "readout": readout}
     chosen |= {"seed": seed, "task": outputs, "choice": tolerance}
     settings = _settings({k: v for k, v in chosen.items() if v is not None}, config)
+    if tolerance is not None and settings.sparsity != AUTO:
+        raise FinepruningError(
+            f"tolerance={tolerance!r}: says how a sparsity is chosen, and"
+            f" sparsity={settings.sparsity!r} is given; leave one out"
+        )
     if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
         raise FinepruningError(f"model: a {type(model).__name__}; give a plain torch.nn.Module")
     try:
@@ -191,9 +196,11 @@ class _Run:
         sparsity = self.sparsity if choice is None else choice.sparsity
         if sparsity is not None:
             pruning = work.prune(float(sparsity))
-        checked = checked or check(
-            engine, seen, task, answer, config.check, config.choice, chosen=False
-        )
+            # What was judged was the path; the final fit has seen the samples held back, but where
+            # it failed, these show it all the same.
+            again = check(engine, seen, task, answer, config.check, config.choice, self._choosing)
+            checked = again if checked is None or not again.passed else checked
+        assert checked is not None
         solves = sum(layer.macs for layer in pruning.layers.values())
         pruned_at = time.perf_counter()
         engine.finish([*found.layers, *find_norms(engine.model)])
@@ -202,8 +209,7 @@ class _Run:
             engine = _dense_again(self.model, engine)
             found = find_layers(engine.model).without(found.skipped)
             pruning = Pruning({}, None, pruning.seconds)
-            beside = answer is not None and answer.shift.any()
-            if answer is not None and beside and (seen.held or not answer.prior.all()):
+            if answer is not None and answer.shift.any():
                 add_shift(found, seen, answer)
             else:
                 answer, refused = None, DENSE

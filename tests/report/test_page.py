@@ -21,16 +21,16 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 NAMES = ("cat", "<script>alert(1)</script>", "owl & emu", "fox", "hen", "bee")
 
 
-def made(tolerance: float = 0.3, **options: Any) -> Any:
+def made(**options: Any) -> Any:
+    if "sparsity" not in options:
+        options.setdefault("tolerance", 0.3)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 6))
     with torch.no_grad():
         model[2].weight *= 9
         model[2].bias[:2] += 4
     x = torch.randn(200, 8)
-    return personalize(
-        model, x, task="classes", class_names=NAMES, tolerance=tolerance, progress=False, **options
-    )
+    return personalize(model, x, task="classes", class_names=NAMES, progress=False, **options)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 import finepruning
 from finepruning import Config, Report, personalize
+from finepruning.core import fit
+from finepruning.steps import prune
 
 K = 6
 CENTRES = 3 * torch.randn(K, 8, generator=torch.Generator().manual_seed(1))
@@ -193,3 +195,31 @@ def test_it_serves_the_person(wide: nn.Module) -> None:
     right = [float((m(new).argmax(1) == which).float().mean()) for m in (wide, result.model)]
     assert right[1] > right[0]
     assert np.isfinite(right).all()
+
+
+def test_a_tolerance_and_a_sparsity_are_one_too_many(wide: nn.Module) -> None:
+    with pytest.raises(finepruning.FinepruningError, match=r"^tolerance=0\.1: .*leave one out"):
+        personalize(wide, drawn([1, 4], 64)[0], sparsity=0.5, tolerance=0.1)
+
+
+def test_a_final_fit_that_fails_is_not_returned(
+    wide: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path was well, and what was made of it is not."""
+
+    def spoilt(W: Tensor, evidence: Any, keep: int, options: Any) -> Any:
+        return fit.Solution(-10 * torch.ones_like(W))
+
+    monkeypatch.setattr(prune, "fit", spoilt)
+    monkeypatch.setattr(prune.prune, "__kwdefaults__", prune.prune.__kwdefaults__ | {"fit": spoilt})
+    result = personalize(wide, drawn([1, 4], 200)[0], task="classes", progress=False)
+    assert result.report.choice is not None
+    assert result.report.choice["sparsity"] is not None
+    assert not result.report.check["passed"]
+    assert torch.equal(result.model[0].weight, wide[0].weight)
+
+
+def test_from_very_few_samples_there_is_no_read_out(wide: nn.Module) -> None:
+    for n in (4, 7):
+        report = chosen(wide, drawn([1], n, noise=3.5)[0])
+        assert not report.readout["applied"] or not report.readout["trust"]

@@ -71,6 +71,11 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise FinepruningError(
             f"--out {out}: cannot write in {parent}; make it first, or go elsewhere"
         )
+    if args.tolerance is not None and args.sparsity not in (None, "auto"):
+        raise FinepruningError(
+            f"--tolerance {args.tolerance:g}: says how a sparsity is chosen, and --sparsity"
+            f" {args.sparsity:g} is given; leave one out"
+        )
     kind = common.held_kind(args)
 
     from .. import open_folder, personalize

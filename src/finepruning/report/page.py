@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+from .._errors import FinepruningError
 from . import plots
 from .text import check_line, halves_line, neighbours_line, norms_line, readout_line
 
@@ -22,9 +23,13 @@ def page(report: Mapping[str, Any], samples: Sequence[Mapping[str, str]] = ()) -
     with its data inside), ``before`` and ``after``. Raises :class:`FinepruningError` without
     matplotlib and Jinja2.
     """
-    from jinja2 import Environment
-    from markupsafe import Markup
-
+    try:
+        from jinja2 import Environment
+        from markupsafe import Markup
+    except ImportError as error:
+        raise FinepruningError(
+            f"report: needs Jinja2 ({error}); pip install 'finepruning[report]'"
+        ) from error
     choice, classes = report.get("choice"), report.get("classes") or {}
     template = files(__package__).joinpath("page.html").read_text("utf-8")
     # Safe is only what is drawn or encoded here: names of files and classes are escaped.
@@ -84,7 +89,7 @@ def _cards(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         (f"{report['sparsity']:.0%}", "of the weights are zero"),
         (f"{macs['personal'] / max(macs['dense'], 1):.0%}", "of the computation, zeros left out"),
     ]
-    if check.get("changed") is not None:
+    if check.get("passed") and check.get("changed") is not None:
         cards.append((f"{100 * check['changed']:.1f} of 100", "answers change by pruning"))
     if classes:
         of = f" of {readout['outputs']}" if "outputs" in readout else ""

@@ -42,10 +42,12 @@ class Check:
 
 
 def worth_having(seen: Observation, answer: Readout, options: CheckOptions) -> Readout | None:
-    """The read-out as it is worth having on the dense weights; None: it is not. What the user says
-    of the classes holds in any case."""
+    """The read-out as it is worth having on the dense weights; None: it is not, or there are too
+    few samples to tell. What the user says of the classes holds in any case."""
     if seen.logits is None or not answer.prior.all():
         return answer
+    if seen.samples * options.share < 1:
+        return None
     return sparing(seen.logits.double().numpy(), answer, options)
 
 
