@@ -4,11 +4,13 @@
     python benchmarks/panel.py judge [--methods dense,today,...] [--people 10] [--brief]
     python benchmarks/panel.py choose [--people 2] [--ns 16,32,128]
     python benchmarks/panel.py others
+    python benchmarks/panel.py levels [--people 1] [--ns 32,128]
     python benchmarks/panel.py whole [--sparsities 0,0.5,0.7,auto] [--people 2] [--ns 32,128]
 
 ``cache`` runs the dense networks once, ``judge`` tries read-outs on what it wrote, in seconds,
 ``choose`` chooses the read-out's constants with each network left out in turn, ``others`` looks at
-networks whose outputs are no classes, and ``whole`` runs all of personalize. Networks whose weights
+networks whose outputs are no classes, ``levels`` tries every sparsity beside the one chosen, and
+``whole`` runs all of personalize. Networks whose weights
 or packages are not there are named and left out. ``--kinds`` names kinds of people, separated by
 ``;``.
 """
@@ -22,6 +24,7 @@ from pathlib import Path
 from panel_choose import SIZES as CHOOSE_SIZES
 from panel_choose import choose
 from panel_judge import comparison, judge, tables, write
+from panel_levels import levels
 from panel_networks import NETWORKS, cached, write_cache
 from panel_others import others
 from panel_people import SIZES
@@ -49,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("part", choices=("cache", "judge", "choose", "others", "whole"))
+    parser.add_argument("part", choices=("cache", "judge", "choose", "others", "levels", "whole"))
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--folder", type=Path, default=CHECKPOINTS, help="where the cache is")
     parser.add_argument("--missing", action="store_true", help="cache only what is not there")
@@ -90,6 +93,9 @@ def main() -> None:
         print(comparison(found))
     if args.part == "choose" and there:
         print(choose(there, folder, people or 2, sizes or CHOOSE_SIZES, args.smoke, _say))
+    if args.part == "levels" and there:
+        there = [name for name in there if not NETWORKS[name].missing()]
+        print(levels(there, folder, people or 1, sizes or WHOLE_SIZES, kinds, args.smoke))
     if args.part == "whole":
         sparsities = args.sparsities.split(",")
         for name in there:

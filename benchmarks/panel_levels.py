@@ -1,0 +1,226 @@
+"""Every sparsity beside the one that is chosen, and the tolerance that other networks choose.
+
+For a person, each sparsity of the path is tried: how many answers the held-back samples say may
+change there, and what the network pruned to it, unchecked, does on the tests. From that follows
+what any tolerance would choose, and so which one is best on all networks but one. The rows go to
+``results/panel-levels-...csv``, those that are there are not measured again.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from case import logits
+from measure import append_row, read_rows, result_file
+from panel_judge import HARM, aligned, score
+from panel_networks import NETWORKS
+from panel_people import Case, Data
+from panel_whole import SIZES, Inputs, cases
+
+import finepruning
+from finepruning.research import BATCH_SIZE
+
+TOLERANCES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.12, 0.15, 0.2, 0.3)
+
+
+@dataclass
+class Level:
+    """One sparsity for one person."""
+
+    network: str
+    kind: str
+    person: str
+    n: int
+    sparsity: float
+    at_most: float
+    """Share of the answers that may change, as samples held back say."""
+    worth: int
+    """Whether it is worth having but for that."""
+    dense: float
+    unpruned: float
+    """Accuracy of the dense weights with what else is done."""
+    after: float
+    """Of the network pruned to this sparsity, whatever is expected of it."""
+    lost: int
+
+
+def levels(
+    names: Sequence[str],
+    folder: Path,
+    people: int,
+    sizes: Sequence[int] = SIZES,
+    kinds: list[str] | None = None,
+    smoke: bool = False,
+) -> str:
+    """Measure what is missing, and tell what is chosen."""
+    path = result_file("panel-levels-smoke" if smoke else "panel-levels")
+    if smoke:
+        path.unlink(missing_ok=True)
+    path.parent.mkdir(exist_ok=True)
+    there = {(r.network, r.kind, r.person, r.n) for r in read_rows(path, Level)}
+    for name in names:
+        data = Data(folder / f"{name}.npz")
+        inputs, model = Inputs(NETWORKS[name], data), None
+        for case in cases(data, people, sizes, kinds):
+            if (name, case.kind, case.person, case.n) in there:
+                continue
+            model = model or NETWORKS[name].load()
+            for row in _tried(case, model, inputs):
+                append_row(path, row)
+                print(*vars(row).values(), file=sys.stderr, flush=True)
+            if smoke:
+                break
+    return aligned([[*HEAD], *lines(read_rows(path, Level))])
+
+
+def _tried(case: Case, model: torch.nn.Module, inputs: Inputs) -> list[Level]:
+    """A row for each sparsity; all of them or none, so that an interrupted run goes on."""
+    x, tests = inputs(case.own), inputs(case.tests)
+
+    def run(sparsity: float | str, **options: Any) -> finepruning.Result:
+        config = finepruning.Config(sparsity=sparsity, task="classes", **options)
+        return finepruning.personalize(
+            model, torch.split(x, BATCH_SIZE), config=config, progress=False
+        )
+
+    def after(result: finepruning.Result) -> tuple[float, int]:
+        found = score(case, "", logits(result.model, tests).double().numpy())
+        return found.after, found.lost
+
+    high = run("auto", choice=1.0)
+    assert high.report.choice is not None
+    tried = {level["sparsity"]: level["check"] for level in high.report.choice["levels"]}
+    if not tried:
+        return []
+    least = tried[min(tried)]["at_most"]
+    if least is None:  # too few samples to tell anything
+        return []
+    low = run("auto", choice=max(0.0, least - 1e-9))
+    assert low.report.choice is not None
+    # What fails for the tolerance alone is told by the other run.
+    tried = {level["sparsity"]: level["check"] for level in low.report.choice["levels"]} | tried
+    dense = score(case, "", case.data.logits[case.tests].astype(np.float64)).dense
+    unpruned, _ = after(run("auto", choice=0.0))
+    rows = []
+    for sparsity, check in sorted(tried.items()):
+        most = math.inf if check["at_most"] is None else check["at_most"]
+        found, lost = after(run(sparsity, check=False))
+        rows.append(
+            Level(
+                case.network, case.kind, case.person, case.n, sparsity, most, int(check["passed"]),
+                dense, unpruned, found, lost,
+            )
+        )  # fmt: skip
+    return rows
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What a tolerance does for one person."""
+
+    sparsity: float
+    accuracy: float
+    best: float
+    """Of the sparsities not below this one, what the best gives."""
+    dense: float
+
+
+def taken(rows: Sequence[Level], tolerance: float) -> Taken:
+    """What is chosen from one person's ``rows``."""
+    rows = sorted(rows, key=lambda row: row.sparsity)
+    chosen: Level | None = None
+    for row in rows:
+        if row.at_most > tolerance or not row.worth:
+            break
+        chosen = row
+    sparsity = chosen.sparsity if chosen else 0.0
+    accuracy = chosen.after if chosen else rows[0].unpruned
+    best = max([accuracy, *(row.after for row in rows if row.sparsity >= sparsity)])
+    return Taken(sparsity, accuracy, best, rows[0].dense)
+
+
+def by_person(rows: Sequence[Level]) -> Iterator[list[Level]]:
+    """The rows of each person and size."""
+    groups: dict[tuple[str, str, str, int], list[Level]] = {}
+    for row in rows:
+        groups.setdefault((row.network, row.kind, row.person, row.n), []).append(row)
+    yield from groups.values()
+
+
+def over(rows: Sequence[Level], tolerance: float) -> list[Taken]:
+    """What a tolerance does for everybody."""
+    return [taken(one, tolerance) for one in by_person(rows)]
+
+
+def worth(found: Sequence[Taken]) -> float:
+    """What is chosen by: the share of the weights that goes, in percent, less ten for each point
+    lost beside the best sparsity not below it, and one for each percent of people harmed above
+    1."""
+    sparsity = float(np.mean([t.sparsity for t in found]))
+    short = float(np.mean([t.best - t.accuracy for t in found]))
+    return 100 * (sparsity - 10 * short - max(0.0, _harmed(found) - 0.01))
+
+
+def _harmed(found: Sequence[Taken]) -> float:
+    return float(np.mean([t.accuracy < t.dense - HARM - 1e-9 for t in found]))
+
+
+def best(rows: Sequence[Level], without: str = "") -> float:
+    """The tolerance that the networks, but for one, choose: all of them weigh alike."""
+    names = {row.network for row in rows} - {without}
+
+    def mean(tolerance: float) -> float:
+        each = [worth(over([r for r in rows if r.network == n], tolerance)) for n in sorted(names)]
+        return float(np.mean(each))
+
+    return max(TOLERANCES, key=mean)
+
+
+HEAD = ("network", "tolerance chosen by the others", "people", "dense", "accuracy", "sparsity",
+        "best sparsity not below", "short of it", "harmed")  # fmt: skip
+
+
+def lines(rows: Sequence[Level]) -> list[list[str]]:
+    """A line for each network, with the tolerance that the others choose; and with the default."""
+    names = [*dict.fromkeys(row.network for row in rows)]
+    found = []
+    usual = finepruning.Config().choice.tolerance
+    for say, choose in _ways(rows, names, usual):
+        everybody: list[Taken] = []
+        for name in names:
+            tolerance = choose(name)
+            some = over([row for row in rows if row.network == name], tolerance)
+            everybody += some
+            found.append(_line(name, f"{tolerance:g}{say}", some))
+        if everybody:
+            found.append(_line("all", say.strip(), everybody))
+    return found
+
+
+def _ways(
+    rows: Sequence[Level], names: Sequence[str], usual: float
+) -> list[tuple[str, Callable[[str], float]]]:
+    ways: list[tuple[str, Callable[[str], float]]] = [(" in use", lambda name: usual)]
+    if len(names) > 1:
+        ways.insert(0, (" left out", lambda name: best(rows, name)))
+    return ways
+
+
+def _line(name: str, tolerance: str, found: Sequence[Taken]) -> list[str]:
+    mean = {
+        key: float(np.mean([getattr(t, key) for t in found]))
+        for key in ("dense", "accuracy", "sparsity", "best")
+    }
+    return [
+        name, tolerance, str(len(found)), f"{100 * mean['dense']:.1f}",
+        f"{100 * mean['accuracy']:.1f}", f"{100 * mean['sparsity']:.0f} %",
+        f"{100 * mean['best']:.1f}", f"{100 * (mean['best'] - mean['accuracy']):.1f}",
+        f"{100 * _harmed(found):.1f} %",
+    ]  # fmt: skip
