@@ -26,6 +26,7 @@ from panel_whole import SIZES, Inputs, cases
 
 import finepruning
 from finepruning.research import BATCH_SIZE
+from finepruning.steps.choose import HIGH, LOW, MIDDLE
 
 TOLERANCES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.12, 0.15, 0.2, 0.3)
 
@@ -123,27 +124,36 @@ def _tried(case: Case, model: torch.nn.Module, inputs: Inputs) -> list[Level]:
 
 @dataclass(frozen=True)
 class Taken:
-    """What a tolerance does for one person."""
+    """What one person gets."""
 
     sparsity: float
     accuracy: float
-    best: float
-    """Of the sparsities not below this one, what the best gives."""
     dense: float
 
 
 def taken(rows: Sequence[Level], tolerance: float) -> Taken:
-    """What is chosen from one person's ``rows``."""
-    rows = sorted(rows, key=lambda row: row.sparsity)
+    """What a tolerance chooses from one person's ``rows``, in the order in which the package
+    tries."""
+    there = {row.sparsity: row for row in rows}
     chosen: Level | None = None
-    for row in rows:
-        if row.at_most > tolerance or not row.worth:
+    for tried in (MIDDLE[0] + HIGH[0], LOW[0]):
+        for row in (there[s] for s in tried if s in there):
+            if row.at_most > tolerance or not row.worth:
+                break
+            chosen = row
+        if chosen:
             break
-        chosen = row
-    sparsity = chosen.sparsity if chosen else 0.0
-    accuracy = chosen.after if chosen else rows[0].unpruned
-    best = max([accuracy, *(row.after for row in rows if row.sparsity >= sparsity)])
-    return Taken(sparsity, accuracy, best, rows[0].dense)
+    if chosen is None:
+        return Taken(0.0, rows[0].unpruned, rows[0].dense)
+    return Taken(chosen.sparsity, chosen.after, rows[0].dense)
+
+
+def fixed(rows: Sequence[Level], sparsity: float, checked: bool = True) -> Taken:
+    """What one person gets from one sparsity: where it is not worth having, the dense weights."""
+    for row in rows:
+        if row.sparsity == sparsity and (row.worth or not checked):
+            return Taken(sparsity, row.after, row.dense)
+    return Taken(0.0, rows[0].unpruned, rows[0].dense)
 
 
 def by_person(rows: Sequence[Level]) -> Iterator[list[Level]]:
@@ -154,18 +164,32 @@ def by_person(rows: Sequence[Level]) -> Iterator[list[Level]]:
     yield from groups.values()
 
 
-def over(rows: Sequence[Level], tolerance: float) -> list[Taken]:
-    """What a tolerance does for everybody."""
-    return [taken(one, tolerance) for one in by_person(rows)]
+def over(rows: Sequence[Level], choose: Callable[[list[Level]], Taken]) -> list[Taken]:
+    """What everybody gets."""
+    return [choose(one) for one in by_person(rows)]
 
 
-def worth(found: Sequence[Taken]) -> float:
-    """What is chosen by: the share of the weights that goes, in percent, less ten for each point
-    lost beside the best sparsity not below it, and one for each percent of people harmed above
-    1."""
-    sparsity = float(np.mean([t.sparsity for t in found]))
-    short = float(np.mean([t.best - t.accuracy for t in found]))
+def best_fixed(rows: Sequence[Level], least: float, checked: bool = True) -> tuple[float, float]:
+    """The sparsity, the same for everybody and not below ``least``, that gives the highest
+    accuracy; and that."""
+    tried = [s for s in sorted({row.sparsity for row in rows}) if s >= least - 1e-9]
+    found = [(_mean(over(rows, lambda r, s=s: fixed(r, s, checked)), "accuracy"), s) for s in tried]  # type: ignore[misc]
+    accuracy, sparsity = max(found, default=(0.0, 0.0))
+    return sparsity, accuracy
+
+
+def worth(rows: Sequence[Level], tolerance: float) -> float:
+    """What is chosen by, on one network: the share of the weights that goes, in percent, less ten
+    for each point lost beside the best sparsity not below it, and one for each percent of people
+    harmed above 1."""
+    found = over(rows, lambda one: taken(one, tolerance))
+    sparsity = _mean(found, "sparsity")
+    short = max(0.0, best_fixed(rows, sparsity)[1] - _mean(found, "accuracy"))
     return 100 * (sparsity - 10 * short - max(0.0, _harmed(found) - 0.01))
+
+
+def _mean(found: Sequence[Taken], name: str) -> float:
+    return float(np.mean([getattr(t, name) for t in found]))
 
 
 def _harmed(found: Sequence[Taken]) -> float:
@@ -174,53 +198,43 @@ def _harmed(found: Sequence[Taken]) -> float:
 
 def best(rows: Sequence[Level], without: str = "") -> float:
     """The tolerance that the networks, but for one, choose: all of them weigh alike."""
-    names = {row.network for row in rows} - {without}
-
-    def mean(tolerance: float) -> float:
-        each = [worth(over([r for r in rows if r.network == n], tolerance)) for n in sorted(names)]
-        return float(np.mean(each))
-
-    return max(TOLERANCES, key=mean)
+    names = sorted({row.network for row in rows} - {without})
+    return max(
+        TOLERANCES,
+        key=lambda t: np.mean([worth([r for r in rows if r.network == n], t) for n in names]),
+    )
 
 
-HEAD = ("network", "tolerance chosen by the others", "people", "dense", "accuracy", "sparsity",
-        "best sparsity not below", "short of it", "harmed")  # fmt: skip
+HEAD = ("network", "tolerance", "people", "dense", "accuracy", "sparsity", "harmed",
+        "best fixed", "unchecked")  # fmt: skip
 
 
 def lines(rows: Sequence[Level]) -> list[list[str]]:
-    """A line for each network, with the tolerance that the others choose; and with the default."""
+    """A line for each network, with the tolerance that the others choose and with the default.
+
+    ``best fixed`` is the best of all sparsities not below the mean of those chosen, the same for
+    everybody; ``unchecked`` the same, whatever the check says of it.
+    """
     names = [*dict.fromkeys(row.network for row in rows)]
-    found = []
     usual = finepruning.Config().choice.tolerance
-    for say, choose in _ways(rows, names, usual):
-        everybody: list[Taken] = []
-        for name in names:
-            tolerance = choose(name)
-            some = over([row for row in rows if row.network == name], tolerance)
-            everybody += some
-            found.append(_line(name, f"{tolerance:g}{say}", some))
-        if everybody:
-            found.append(_line("all", say.strip(), everybody))
+    found = []
+    for name in names:
+        some = [row for row in rows if row.network == name]
+        if len(names) > 1:
+            found.append(_line(some, best(rows, name), "chosen by the others"))
+        found.append(_line(some, usual, "in use"))
+    if len(names) > 1:
+        found.append(["all", f"{best(rows):g}, chosen by all", *[""] * (len(HEAD) - 2)])
     return found
 
 
-def _ways(
-    rows: Sequence[Level], names: Sequence[str], usual: float
-) -> list[tuple[str, Callable[[str], float]]]:
-    ways: list[tuple[str, Callable[[str], float]]] = [(" in use", lambda name: usual)]
-    if len(names) > 1:
-        ways.insert(0, (" left out", lambda name: best(rows, name)))
-    return ways
-
-
-def _line(name: str, tolerance: str, found: Sequence[Taken]) -> list[str]:
-    mean = {
-        key: float(np.mean([getattr(t, key) for t in found]))
-        for key in ("dense", "accuracy", "sparsity", "best")
-    }
+def _line(rows: Sequence[Level], tolerance: float, whose: str) -> list[str]:
+    found = over(rows, lambda one: taken(one, tolerance))
+    sparsity = _mean(found, "sparsity")
+    fixed_, unchecked = best_fixed(rows, sparsity), best_fixed(rows, sparsity, checked=False)
     return [
-        name, tolerance, str(len(found)), f"{100 * mean['dense']:.1f}",
-        f"{100 * mean['accuracy']:.1f}", f"{100 * mean['sparsity']:.0f} %",
-        f"{100 * mean['best']:.1f}", f"{100 * (mean['best'] - mean['accuracy']):.1f}",
-        f"{100 * _harmed(found):.1f} %",
+        rows[0].network, f"{tolerance:g}, {whose}", str(len(found)),
+        f"{100 * _mean(found, 'dense'):.1f}", f"{100 * _mean(found, 'accuracy'):.1f}",
+        f"{100 * sparsity:.0f} %", f"{100 * _harmed(found):.1f} %",
+        *(f"{100 * accuracy:.1f} at {s:.0%}" for s, accuracy in (fixed_, unchecked)),
     ]  # fmt: skip

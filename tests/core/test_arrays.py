@@ -107,6 +107,37 @@ def test_few_samples_stand_for_their_gram_matrix(to: Any) -> None:
     assert written_out(H) is H
 
 
+@pytest.mark.parametrize("to", [np.asarray, in_torch])
+def test_a_rest_on_the_diagonal(to: Any) -> None:
+    rest = np.random.default_rng(0).random((GROUPS, INPUTS))
+    low = LowRank(to(X[:, :3]), to(rest))
+    H = X[:, :3].mT @ X[:, :3] + np.eye(INPUTS) * rest[:, None, :]
+    np.testing.assert_allclose(low.dense(), H)
+    np.testing.assert_allclose(to(W) @ low, W @ H, atol=1e-12)
+    np.testing.assert_allclose(low.diagonal(), H.diagonal(0, 1, 2))
+
+
+@pytest.mark.parametrize("to", [np.asarray, in_torch])
+@pytest.mark.parametrize("rows", [3, 5, 9])
+@pytest.mark.parametrize("rank", [2, 4, 6, 8])
+def test_a_compact_covariance_keeps_what_varies_most(to: Any, rows: int, rank: int) -> None:
+    random = np.random.default_rng(0)
+    F, rest = random.normal(size=(GROUPS, rows, INPUTS)), random.random((GROUPS, INPUTS))
+    full = LowRank(to(F), to(rest))
+    with Unchanged(F, rest):
+        small = full.compacted(rank)
+    assert small.F.shape[1] <= max(min(rank, INPUTS), 1)
+    np.testing.assert_allclose(small.diagonal(), full.diagonal(), atol=1e-10)
+    # What is left over of F is no more than it must be.
+    off = np.asarray(full.F.mT @ full.F) - np.asarray(small.F.mT @ small.F)
+    values = np.linalg.eigvalsh(F.mT @ F)
+    np.testing.assert_allclose(
+        np.linalg.norm(off, axis=(1, 2)),
+        np.linalg.norm(values[:, : max(INPUTS - rank, 0)], axis=1),
+        atol=1e-9,
+    )
+
+
 # --- No network and no PyTorch
 
 BLOCKED = """
@@ -174,7 +205,7 @@ def test_it_imports_numpy_and_itself_alone(path: Path) -> None:
             assert node.level in (0, 1), "from outside the core"
             imported |= set() if node.level else {str(node.module).split(".")[0]}
     others = imported - sys.stdlib_module_names - {"numpy"}
-    # Where tensors are joined, PyTorch has been imported by whoever made them.
+    # Where there are tensors, PyTorch has been imported by whoever made them.
     assert others == ({"torch"} if path.stem == "arrays" else set())
     at_once = [n for n in tree.body if isinstance(n, ast.Import) and n.names[0].name == "torch"]
     assert not at_once
@@ -182,4 +213,4 @@ def test_it_imports_numpy_and_itself_alone(path: Path) -> None:
         [f.name for f in tree.body if isinstance(f, ast.FunctionDef) and "import torch" in
          ast.unparse(f)] or [None]
     )  # fmt: skip
-    assert function == ("cat" if others else None)
+    assert function == ("_torch" if others else None)

@@ -34,7 +34,7 @@ from finepruning.core.fit import (
     unexplained,
     writes_out,
 )
-from finepruning.core.moments import Moments
+from finepruning.core.moments import Gram, Moments
 from problems import (
     GROUPS,
     INPUTS,
@@ -110,6 +110,37 @@ def test_numpy_and_torch_agree() -> None:
 
 
 @METHODS
+@pytest.mark.parametrize("as_tensors", [False, True])
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_what_was_seen_before_counts_as_if_it_were_there(
+    as_tensors: bool, method: str, weight: float
+) -> None:
+    """Moments of earlier samples beside new ones are worth what the samples themselves are."""
+    cut, options = SAMPLES // 2, FitOptions(method=method)
+    earlier, later = slice(None, cut), slice(cut, None)
+    b = np.ones((GROUPS, OUTPUTS))
+    dense = X @ W.mT + b[:, None, :]
+
+    def mine() -> Solution:
+        to = in_torch if as_tensors else np.asarray
+        new = sampled(to(X[:, later]), to(dense[:, later]))
+        past = Moments.linear(to(W), to(b), Gram.few(to(X[:, earlier])).decayed(weight))
+        known = Evidence(past.gram.marginals(), past.outputs, joint=past)
+        return fit(to(W), new.merge(known), 20, options)
+
+    new = sampled(X[:, later], dense[:, later])
+    both = sampled(X[:, earlier], dense[:, earlier], weight)
+    wanted = replace(
+        both,
+        inputs=both.inputs.decayed(weight).merge(new.inputs),
+        outputs=both.outputs.decayed(weight).merge(new.outputs),
+        sampled={**both.sampled, 1: new.sampled[0]},
+    )
+    theirs = fit(W, wanted, 20, options)
+    close(replace(mine(), macs=0.0, gram=None), replace(theirs, macs=0.0, gram=None), 1e-9)
+
+
+@METHODS
 @EVIDENCE
 @pytest.mark.parametrize("keep", [1, 20, W.size])
 def test_a_solution_is_the_same_in_numpy_and_torch(method: str, form: Any, keep: int) -> None:
@@ -165,7 +196,7 @@ def test_few_samples_give_the_same_without_a_gram_matrix() -> None:
         assert not writes_out(W, seen)
         mine = compensated(W, seen, 20)
         assert isinstance(mine.gram.H, LowRank)
-        wanted = compensated(W, replace(seen, joint=Moments.of(seen.pairs())), 20)
+        wanted = compensated(W, replace(seen, joint=Moments.of(seen.pairs()), sampled={}), 20)
         close(replace(mine, macs=0.0, gram=None), replace(wanted, macs=0.0), 1e-9)
 
 

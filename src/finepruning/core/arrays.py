@@ -44,9 +44,7 @@ def cat(parts: Sequence[Matrix]) -> Matrix:
     """``parts`` ``(G, n, D)`` one behind the other, ``(G, N, D)``."""
     if isinstance(parts[0], np.ndarray):
         return np.concatenate(parts, 1)
-    import torch  # there already: these are its tensors
-
-    return torch.cat([*parts], 1)
+    return _torch().cat([*parts], 1)
 
 
 def clip_min(values: Matrix, low: float) -> Matrix:
@@ -99,27 +97,68 @@ def gram_macs(D: int, block: int = BLOCK) -> int:
     return (D * D + whole * block * block + rest * rest) // 2
 
 
+def eigh(H: Matrix) -> tuple[Matrix, Matrix]:
+    """Eigenvalues ``(G, D)``, the smallest first, and vectors of symmetric ``H`` ``(G, D, D)``."""
+    if isinstance(H, np.ndarray):
+        return np.linalg.eigh(H)
+    return tuple(_torch().linalg.eigh(H))
+
+
+def _torch() -> Any:
+    import torch  # there already: the arrays are its tensors
+
+    return torch
+
+
 class LowRank:
-    """``H = F^T F`` of fewer samples than inputs, ``F`` ``(G, N, D)``, never written out.
+    """``H = F^T F + diag(rest)``, ``F`` ``(G, N, D)`` of fewer rows than ``H``, never written out.
 
     A product takes ``2 N D`` a row instead of ``D^2``, and there is no Gram matrix to compute.
     """
 
     __array_ufunc__ = None  # leaves ``array @ self`` to __rmatmul__
 
-    def __init__(self, F: Matrix) -> None:
+    def __init__(self, F: Matrix, rest: Matrix | None = None) -> None:
         self.F = F
+        self.rest = rest
+        """``(G, D)``; None: nothing."""
 
     def __rmatmul__(self, W: Matrix) -> Matrix:
-        return (W @ self.F.mT) @ self.F
+        product = (W @ self.F.mT) @ self.F
+        return product if self.rest is None else product + W * self.rest[:, None, :]
 
     def diagonal(self, *_: int) -> Matrix:
         """``H_dd`` ``(G, D)``."""
-        return (self.F * self.F).sum(1)
+        squares = (self.F * self.F).sum(1)
+        return squares if self.rest is None else squares + self.rest
 
     def dense(self) -> Matrix:
         """``H`` ``(G, D, D)``, written out."""
-        return self.F.mT @ self.F
+        H = self.F.mT @ self.F
+        if self.rest is not None:
+            each = [*range(H.shape[-1])]
+            H[:, each, each] += self.rest
+        return H
+
+    def compacted(self, rank: int) -> LowRank:
+        """The same with ``rank`` rows at most: the directions of most variance, and of what is left
+        the diagonal. So the diagonal stays as it is.
+
+        Source: Liberty 2013, arXiv 1206.0594, without its shrinking, which the diagonal makes up
+        for.
+        """
+        _, rows, D = self.F.shape
+        if rows <= min(rank, D):
+            return self
+        if rows <= D:
+            _, U = eigh(self.F @ self.F.mT)
+            F = U[:, :, -rank:].mT @ self.F
+        else:
+            values, V = eigh(self.F.mT @ self.F)
+            F = (clip_min(values, 0.0) ** 0.5)[:, :, None] * V.mT
+            F = F[:, -rank:]
+        left = clip_min((self.F * self.F).sum(1) - (F * F).sum(1), 0.0)
+        return LowRank(F, left if self.rest is None else self.rest + left)
 
 
 def written_out(H: Matrix) -> Matrix:

@@ -123,7 +123,7 @@ def fit_path(
     """
     if options.method == "rescale":
         return [rescaled(W, evidence, keep, options) for keep in keeps]
-    moments, schedule = _moments(W, evidence, options), schedule_for(W, evidence, options)
+    (moments, gram), schedule = _moments(W, evidence, options), schedule_for(W, evidence, options)
     steps = options.path
     found = removals(
         W, moments.H, moments.C, keeps, [steps] * len(keeps), _ridge(W, moments, options),
@@ -133,7 +133,7 @@ def fit_path(
     # All of it is told of the first, so that the sum is right.
     costs = [products, *[0] * (len(keeps) - 1)]
     return [
-        _repaired(one, evidence, moments if cost else replace(moments, macs=0.0), cost, options)
+        _repaired(one, gram, moments if cost else replace(moments, macs=0.0), cost, options)
         for one, cost in zip(found, costs, strict=True)
     ]
 
@@ -159,19 +159,23 @@ def compensated(
     W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEFAULT
 ) -> Solution:
     """What the dense network gave, from inputs that carry the damage: the fit of ``best``."""
-    moments, schedule = _moments(W, evidence, options), schedule_for(W, evidence, options)
+    (moments, gram), schedule = _moments(W, evidence, options), schedule_for(W, evidence, options)
     found = compensate(
         W, moments.H, moments.C, keep, _ridge(W, moments, options), schedule, options.floor
     )
-    return _repaired(found, evidence, moments, schedule.products, options)
+    return _repaired(found, gram, moments, schedule.products, options)
 
 
-def _moments(W: Matrix, evidence: Evidence, options: FitOptions) -> Moments:
-    if evidence.joint is not None:
-        return evidence.joint
+def _moments(W: Matrix, evidence: Evidence, options: FitOptions) -> tuple[Moments, Gram | None]:
+    """Those of all that is known, and the inputs' alone that another layer may see too."""
+    joint = evidence.joint
+    if joint is not None and not evidence.sampled:
+        return joint, None
     if evidence.gram is not None or writes_out(W, evidence, options):
-        return Moments.of(evidence.pairs(), evidence.gram)
-    return Moments.few(evidence.pairs())
+        fresh = Moments.of(evidence.pairs(), evidence.gram)
+    else:
+        fresh = Moments.few(evidence.pairs())
+    return fresh if joint is None else joint.merge(fresh), fresh.gram
 
 
 def _ridge(W: Matrix, moments: Moments, options: FitOptions) -> float:
@@ -181,7 +185,7 @@ def _ridge(W: Matrix, moments: Moments, options: FitOptions) -> float:
 
 def _repaired(
     found: tuple[Matrix, Matrix, Matrix],
-    evidence: Evidence,
+    gram: Gram | None,
     moments: Moments,
     products: int,
     options: FitOptions,
@@ -196,7 +200,7 @@ def _repaired(
     product = 2 * H.F.shape[1] * D if isinstance(H, LowRank) else D * D
     macs = moments.macs + G * product * products * rows
     bias = fitted_bias(weights, moments.x_mean, moments.y_mean)
-    return Solution(weights, bias, error, macs, None if evidence.joint else moments.gram)
+    return Solution(weights, bias, error, macs, gram)
 
 
 def schedule_for(W: Matrix, evidence: Evidence, options: FitOptions) -> Schedule:
@@ -209,7 +213,7 @@ def schedule_for(W: Matrix, evidence: Evidence, options: FitOptions) -> Schedule
 def writes_out(W: Matrix, evidence: Evidence, options: FitOptions = DEFAULT) -> bool:
     """Whether ``H`` is written out, or the samples themselves are used where they are fewer: what
     takes less."""
-    if evidence.joint is not None:
+    if not evidence.sampled:
         return True
     _, rows, D = W.shape
     N, products = evidence.count, schedule_for(W, evidence, options).products
@@ -317,23 +321,24 @@ def rescaled(W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEF
 def repaired(W: Matrix, evidence: Evidence, options: FitOptions = DEFAULT) -> Solution:
     """``W`` ``(G, O, D)``, pruned by whatever rule, with each output's mean and variance back."""
     mean_wanted, variance = evidence.outputs.mean, evidence.outputs.variance
-    if evidence.joint is not None:
-        H, C = evidence.joint.H, evidence.joint.C
-        mean = (W @ evidence.joint.x_mean[..., None])[..., 0]
-        now, covariance = ((W @ H) * W).sum(-1), (W * C.mT).sum(-1)
-        macs = evidence.joint.macs + math.prod(W.shape) * W.shape[2]
-    else:
-        count, n = 0.0, 0
-        mean, square, cross = (mean_wanted * 0 for _ in range(3))
-        for X, wanted, *weight in evidence.pairs():
-            w = weight[0] if weight else 1.0
-            y = double(X @ W.mT)
-            n, count = n + y.shape[1], count + w * y.shape[1]
-            mean = mean + w * y.sum(1)
-            square = square + w * (y * y).sum(1)
-            cross = cross + w * (y * wanted).sum(1)
-        macs, mean = float(n * math.prod(W.shape)), mean / count
-        now, covariance = square / count - mean**2, cross / count - mean * mean_wanted
+    count = macs = 0.0
+    mean, square, cross = (mean_wanted * 0 for _ in range(3))
+    if (joint := evidence.joint) is not None:
+        n, y = joint.count, double((W @ joint.x_mean[..., None])[..., 0])
+        count, mean = n, n * y
+        square = n * (double(((W @ joint.H) * W).sum(-1)) + y**2)
+        cross = n * (double((W * joint.C.mT).sum(-1)) + y * joint.y_mean)
+        macs = joint.macs + math.prod(W.shape) * W.shape[2]
+    for X, wanted, *weight in evidence.pairs():
+        w = weight[0] if weight else 1.0
+        y = double(X @ W.mT)
+        macs += y.shape[1] * math.prod(W.shape)
+        count = count + w * y.shape[1]
+        mean = mean + w * y.sum(1)
+        square = square + w * (y * y).sum(1)
+        cross = cross + w * (y * wanted).sum(1)
+    mean = mean / count
+    now, covariance = square / count - mean**2, cross / count - mean * mean_wanted
     scale = gain(now, variance, options.gain_limit)
     error = unexplained(scale**2 * now, scale * covariance, variance)
     bias = like(mean_wanted - scale * mean, W)

@@ -85,15 +85,33 @@ class Gram:
         apart = other.mean - self.mean
         if isinstance(self.H, LowRank) and isinstance(other.H, LowRank):
             between = apart[:, None, :] * (a * b) ** 0.5
-            H: Matrix = LowRank(cat([self.H.F * a**0.5, other.H.F * b**0.5, between]))
+            rests = [r * w for r, w in ((self.H.rest, a), (other.H.rest, b)) if r is not None]
+            F = cat([self.H.F * a**0.5, other.H.F * b**0.5, between])
+            H: Matrix = LowRank(F, sum(rests[1:], rests[0]) if rests else None)
         else:
             between = apart[:, :, None] * apart[:, None, :]
             H = written_out(self.H) * a + written_out(other.H) * b + between * (a * b)
         return Gram(n, self.mean + apart * b, H)
 
+    @classmethod
+    def few(cls, X: Matrix, weight: float = 1.0) -> Gram:
+        """That of inputs ``(G, N, D)``, with ``H`` as the samples themselves."""
+        n, mean = X.shape[1], X.mean(1)
+        return cls(n * weight, mean, LowRank((X - mean[:, None, :]) / n**0.5))
+
     def decayed(self, factor: float) -> Gram:
         """The same with each sample counting ``factor`` times."""
         return replace(self, count=self.count * factor)
+
+    def compacted(self, rank: int) -> Gram:
+        """The same with a :class:`~finepruning.core.arrays.LowRank` ``H`` of ``rank`` rows at
+        most."""
+        return replace(self, H=self.H.compacted(rank))
+
+    def marginals(self) -> Marginals:
+        """Those of each input."""
+        mean, variance = double(self.mean), double(self.H.diagonal(0, 1, 2))
+        return Marginals(self.count, mean * self.count, (variance + mean**2) * self.count)
 
 
 @dataclass(frozen=True)
@@ -132,6 +150,29 @@ class Moments:
     def few(cls, pairs: Iterable[Pair]) -> Moments:
         """The same of fewer samples than inputs: ``H`` is never written out."""
         return reduce(Moments.merge, (_factored(*pair) for pair in pairs))
+
+    @classmethod
+    def linear(cls, W: Matrix, bias: Matrix, gram: Gram) -> Moments:
+        """Those of inputs of which only ``gram`` is known, and of what the layer ``W`` ``(G, O,
+        D)``, ``bias`` ``(G, O)`` gives for them.
+
+        >>> import numpy as np
+        >>> X, W = np.random.default_rng(0).normal(size=(1, 9, 3)), np.ones((1, 2, 3))
+        >>> one = Moments.linear(W, np.ones((1, 2)), Gram.few(X))
+        >>> two = Moments.few([(X, X @ W.mT + 1)])
+        >>> bool(np.allclose(one.C, two.C) and np.allclose(one.variance, two.variance))
+        True
+        """
+        WH = W @ gram.H
+        y_mean = (W @ gram.mean[..., None])[..., 0] + bias
+        macs = float(W.shape[0] * W.shape[1] * W.shape[2] ** 2)
+        return cls(gram, y_mean, WH.mT, clip_min((WH * W).sum(-1), 0.0), macs)
+
+    @property
+    def outputs(self) -> Marginals:
+        """Those of each output wanted."""
+        mean, n = double(self.y_mean), self.count
+        return Marginals(n, mean * n, (double(self.variance) + mean**2) * n)
 
     @property
     def count(self) -> float:
@@ -236,7 +277,7 @@ def _one(parts: list[Pair]) -> Pair:
 def _factored(X: Matrix, Y: Matrix, weight: float = 1.0) -> Moments:
     """Moments of one part, with ``H`` as the samples themselves."""
     n, x, y = X.shape[1], X.mean(1), Y.mean(1)
+    gram = Gram.few(X, weight)
     X, Y = X - x[:, None, :], Y - y[:, None, :]
     macs = float(X.shape[0] * n * X.shape[2] * Y.shape[2])
-    gram = Gram(n * weight, x, LowRank(X / n**0.5))
     return Moments(gram, y, X.mT @ Y / n, (Y * Y).sum(1) / n, macs)
