@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import finepruning
-from finepruning import Config, FinepruningError, Result, _personalize, _prune
+from finepruning import Config, FinepruningError, Result, _prune, _run
 from finepruning.core import fit, moments
 from finepruning.steps import norms, observe, paper, prune
 from leftovers import ambience, of_the_person, photograph, same
@@ -452,10 +452,10 @@ def test_an_error_at_any_layer(
 
 STEPS = {
     "observe": (observe, "Marginals"), "fit": (fit, "compensate"), "plan": (_prune, "plan"),
-    "gram": (moments, "gram"), "read out": (_personalize, "answers"),
+    "gram": (moments, "gram"), "read out": (_run, "answers"),
     "neighbours": (prune, "agreed"), "trace": (observe, "trace"), "norms": (norms, "reduce"),
-    "account": (_personalize, "account"), "find": (_personalize, "find_layers"),
-    "base": (_personalize, "fingerprint"), "paper": (paper, "top"),
+    "account": (_run, "account"), "find": (_run, "find_layers"),
+    "base": (_run, "fingerprint"), "paper": (paper, "top"),
 }  # fmt: skip
 
 

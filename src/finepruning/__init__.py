@@ -23,7 +23,10 @@ from ._version import __version__
 if TYPE_CHECKING:
     from ._config import Config
     from ._errors import FinepruningError
-    from ._personalize import Result, personalize
+    from ._monitor import Drift, Monitor, monitor
+    from ._personalize import personalize
+    from ._result import Result
+    from ._update import update
     from .artifact.layout import read_report
     from .artifact.load import load
     from .data.audio import AudioFolder
@@ -41,7 +44,11 @@ if TYPE_CHECKING:
 _ROOMS = {
     "Config": "_config",
     "FinepruningError": "_errors",
-    "Result": "_personalize",
+    "Drift": "_monitor",
+    "Monitor": "_monitor",
+    "monitor": "_monitor",
+    "Result": "_result",
+    "update": "_update",
     "personalize": "_personalize",
     "read_report": "artifact.layout",
     "load": "artifact.load",
@@ -71,6 +78,7 @@ import of that one would put itself in the name's place."""
 __all__ = [
     "AudioFolder",
     "Config",
+    "Drift",
     "Evaluation",
     "FinepruningError",
     "FrontEnd",
@@ -78,6 +86,7 @@ __all__ = [
     "Layer",
     "LayerReport",
     "Loaded",
+    "Monitor",
     "Preprocess",
     "Report",
     "Result",
@@ -90,10 +99,12 @@ __all__ = [
     "load",
     "load_model",
     "match_classes",
+    "monitor",
     "open_folder",
     "personalize",
     "read_report",
     "register_layer",
+    "update",
     "wilson",
 ]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ._errors import FinepruningError
 from .core.check import CheckOptions
 from .core.choose import ChoiceOptions
+from .core.drift import DriftOptions
 from .core.fit import FitOptions
 from .core.neighbours import NeighbourOptions
 from .core.options import number, problem
@@ -19,6 +20,7 @@ from .steps.norms import NormOptions
 from .steps.observation import ObserveOptions
 from .steps.paper import PaperOptions
 from .steps.samples import WarnOptions
+from .steps.statistics import UpdateOptions
 
 PRESETS: dict[str, dict[str, Any]] = {
     "best": {
@@ -31,6 +33,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "fit": FitOptions(),
         "check": CheckOptions(),
         "choice": ChoiceOptions(),
+        "drift": DriftOptions(),
+        "update": UpdateOptions(),
         "warn": WarnOptions(),
         "paper": PaperOptions(),
     },
@@ -42,6 +46,7 @@ PRESETS["fast"] = PRESETS["best"] | {
     "fit": FitOptions(method="rescale"),
 }
 PRESETS["paper"] = PRESETS["fast"] | {
+    "observe": replace(_fewer, rank=0),
     "readout": ReadoutOptions(enabled=False),
     "check": CheckOptions(enabled=False),
 }
@@ -61,6 +66,7 @@ DIALS = {
     "neighbours": "weight",
     "check": "enabled",
     "choice": "tolerance",
+    "drift": "false_alarms",
 }
 """The one value that a part may be given as."""
 
@@ -98,6 +104,8 @@ class Config:
     fit: FitOptions = field(default=None)  # type: ignore[assignment]
     check: CheckOptions = field(default=None)  # type: ignore[assignment]
     choice: ChoiceOptions = field(default=None)  # type: ignore[assignment]
+    drift: DriftOptions = field(default=None)  # type: ignore[assignment]
+    update: UpdateOptions = field(default=None)  # type: ignore[assignment]
     warn: WarnOptions = field(default=None)  # type: ignore[assignment]
     paper: PaperOptions = field(default=None)  # type: ignore[assignment]
 
@@ -117,6 +125,8 @@ class Config:
             fit: FitOptions | Given = None,
             check: CheckOptions | Given | bool = None,
             choice: ChoiceOptions | Given | float = None,
+            drift: DriftOptions | Given | float = None,
+            update: UpdateOptions | Given = None,
             warn: WarnOptions | Given = None,
             paper: PaperOptions | Given = None,
         ) -> None: ...

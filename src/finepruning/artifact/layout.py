@@ -3,7 +3,8 @@
 ``finepruning.json`` says what it is and which base it fits; ``personal.safetensors`` holds, for
 each pruned weight ``NAME``, ``NAME.mask`` (uint8, one bit a weight, most significant first, in
 memory order) and ``NAME.values`` (the weights that stay, in the same order), and each changed bias
-as it is. No pickle.
+as it is. ``statistics.safetensors`` is what is kept of the person's samples for later updates: it
+stays with the person, and everything else works without it. No pickle.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from .._errors import FinepruningError
 
 FORMAT = 1
 JSON, TENSORS = "finepruning.json", "personal.safetensors"
+STATISTICS = "statistics.safetensors"
 
 
 def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from .._errors import FinepruningError
 from .fingerprint import fingerprint
-from .layout import TENSORS, read_about
+from .kept import remember
+from .layout import STATISTICS, TENSORS, read_about
 
 
 def load(path: str | os.PathLike[str], base: nn.Module) -> nn.Module:
@@ -48,6 +49,8 @@ def load(path: str | os.PathLike[str], base: nn.Module) -> nn.Module:
         raise FinepruningError(
             f"{Path(path)}: damaged artifact ({' '.join(str(error).split())}); personalise anew"
         ) from error
+    if Path(path, STATISTICS).is_file():
+        remember(model, Path(path).absolute())
     return model
 
 

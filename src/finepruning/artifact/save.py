@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .._errors import FinepruningError
-from .layout import FORMAT, JSON, TENSORS
+from ..steps.statistics import Statistics
+from .layout import FORMAT, JSON, STATISTICS, TENSORS, read_about
+from .statistics import to_tensors
 
 
 def save(
@@ -26,14 +28,21 @@ def save(
     changed: list[str],
     base: str,
     report: dict[str, Any],
+    *,
+    statistics: Statistics | None = None,
+    replace: bool = False,
+    source: dict[str, Any] | None = None,
 ) -> None:
     """Write the artifact for ``model`` at ``path``: all or nothing.
 
     ``pruned`` and ``changed`` name the parameters that are stored as mask and values, and as they
-    are. Raises :class:`FinepruningError` where ``path`` exists or cannot be written.
+    are. Raises :class:`FinepruningError` where ``path`` cannot be written, or exists and is not to
+    be ``replace`` d.
     """
     out = Path(path)
-    if out.exists() or out.is_symlink():
+    if replace and out.exists():
+        read_about(out)  # nothing is replaced that is no artifact
+    elif out.exists() or out.is_symlink():
         raise FinepruningError(f"{out}: exists already; remove it or give another name")
     if not out.absolute().parent.is_dir():
         raise FinepruningError(f"{out}: there is no folder {out.parent}; make it first")
@@ -46,6 +55,8 @@ def save(
     for name in changed:
         tensors[name] = model.get_parameter(name).detach().cpu().clone()
     about = {"format": FORMAT, "base": base, "pruned": pruned, "changed": changed, "report": report}
+    if source is not None:
+        about["source"] = source
     aside: str | None = None
     try:
         aside = tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent)
@@ -54,8 +65,13 @@ def save(
         # mkdtemp's folder and safetensors' file are their owner's alone.
         os.chmod(aside, 0o777 & ~_umask())
         os.chmod(Path(aside, TENSORS), 0o666 & ~_umask())
-        os.rename(aside, out)
-        aside = None
+        if statistics is not None:
+            save_file(to_tensors(statistics), Path(aside, STATISTICS))  # their owner's alone
+        if replace and out.exists():
+            aside = _swapped(aside, out)
+        else:
+            os.rename(aside, out)
+            aside = None
     except (OSError, SafetensorError) as error:
         raise FinepruningError(
             f"{out}: cannot be written ({error}); free some space or give another place"
@@ -63,6 +79,18 @@ def save(
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swapped(aside: str, out: Path) -> str:
+    """Put a folder in the place of another; the old one, to be removed."""
+    old = tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.absolute().parent)
+    os.rename(out, Path(old, out.name))
+    try:
+        os.rename(aside, out)
+    except OSError:
+        os.rename(Path(old, out.name), out)
+        raise
+    return old
 
 
 def _umask() -> int:

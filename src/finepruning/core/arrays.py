@@ -123,6 +123,12 @@ class LowRank:
         self.rest = rest
         """``(G, D)``; None: nothing."""
 
+    @classmethod
+    def of(cls, H: Matrix) -> LowRank:
+        """The same as ``H`` ``(G, D, D)``, the directions of most variance last."""
+        values, V = eigh(H)
+        return cls((clip_min(values, 0.0) ** 0.5)[:, :, None] * V.mT)
+
     def __rmatmul__(self, W: Matrix) -> Matrix:
         product = (W @ self.F.mT) @ self.F
         return product if self.rest is None else product + W * self.rest[:, None, :]
@@ -154,9 +160,7 @@ class LowRank:
             _, U = eigh(self.F @ self.F.mT)
             F = U[:, :, -rank:].mT @ self.F
         else:
-            values, V = eigh(self.F.mT @ self.F)
-            F = (clip_min(values, 0.0) ** 0.5)[:, :, None] * V.mT
-            F = F[:, -rank:]
+            F = LowRank.of(self.F.mT @ self.F).F[:, -rank:]
         left = clip_min((self.F * self.F).sum(1) - (F * F).sum(1), 0.0)
         return LowRank(F, left if self.rest is None else self.rest + left)
 

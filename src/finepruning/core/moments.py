@@ -106,7 +106,8 @@ class Gram:
     def compacted(self, rank: int) -> Gram:
         """The same with a :class:`~finepruning.core.arrays.LowRank` ``H`` of ``rank`` rows at
         most."""
-        return replace(self, H=self.H.compacted(rank))
+        H = self.H if isinstance(self.H, LowRank) else LowRank.of(self.H)
+        return replace(self, H=H.compacted(rank))
 
     def marginals(self) -> Marginals:
         """Those of each input."""

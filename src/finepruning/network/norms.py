@@ -88,6 +88,19 @@ class Norm:
         m.bias.data = (m.bias + weight * (old_mean - new_mean) / after).to(m.bias.dtype)
         m.weight.data = (weight * (before / after)).to(m.weight.dtype)
 
+    def align(self, before: ChannelMoments, now: ChannelMoments, share: float) -> None:
+        """Give for inputs of the moments ``now`` what was given for those of ``before``, ``share``
+        of the way; by weight and bias, as :meth:`follow` does."""
+        m = self.module
+        mean = before.mean + share * (now.mean - before.mean)
+        ratio = ((before.variance + m.eps) / (now.variance + m.eps)) ** (share / 2)
+        weight, centre = m.weight.double(), m.running_mean.double()
+        scaled = weight * ratio
+        scale = (m.running_var.double() + m.eps).sqrt()
+        bias = m.bias + (weight * (before.mean - centre) - scaled * (mean - centre)) / scale
+        m.bias.data = bias.to(m.bias.dtype)
+        m.weight.data = scaled.to(m.weight.dtype)
+
 
 def norm_places(norms: Sequence[Norm]) -> tuple[Place, ...]:
     """Where the engine meets them."""

@@ -71,6 +71,9 @@ class Report:
     the dense weights are returned, for the ``reason`` given."""
     choice: dict[str, Any] | None
     """Where the sparsity was to be chosen: what was tried, and what each ``check`` said."""
+    update: dict[str, Any] | None
+    """Of an update, how many earlier samples are ``remembered``, and whether the batch norms are
+    ``aligned`` with another device."""
     warnings: tuple[str, ...]
     """What the user should know of the samples."""
     seconds: dict[str, float]
@@ -111,6 +114,7 @@ def account(
     check: Check,
     choice: Choice | None,
     warnings: tuple[str, ...],
+    update: dict[str, Any] | None,
     names: Sequence[str] | None,
     solves: float,
     seconds: dict[str, float],
@@ -153,6 +157,7 @@ def account(
         neighbours=_neighbours(agreement, refused, config),
         check=asdict(check),
         choice=None if choice is None else asdict(choice),
+        update=update,
         warnings=warnings,
         seconds=seconds,
         peak_memory=peak_memory,

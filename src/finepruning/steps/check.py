@@ -46,7 +46,7 @@ def worth_having(seen: Observation, answer: Readout, options: CheckOptions) -> R
     few samples to tell. What the user says of the classes holds in any case."""
     if seen.logits is None or not answer.prior.all():
         return answer
-    if seen.samples * options.share < 1:
+    if seen.known * options.share < 1:
         return None
     return sparing(seen.logits.double().numpy(), answer, options)
 
@@ -90,7 +90,7 @@ def check(
         e = expected(dense, answer, by_rank(wanted, found), options)
         flipped = wanted.argmax(1) != found.argmax(1)
         changed, spread = changes(e.changed, e.changed_error, flipped)
-        most = at_most(changed, spread, seen.samples, choice)
+        most = at_most(changed, spread, seen.known, choice)
         reason = _against(e, most, options, choice, chosen)
         passed = not reason
         return Check(len(found), passed, reason, error, changed, most, e.gain, e.recall, e.worst)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ..core.evidence import Evidence, Sampled
+from ..core.moments import Gram
 from ..core.options import number
 from ..data.batches import Batch
 from ..network.find import Found
@@ -33,6 +34,9 @@ class ObserveOptions:
     parts. What comes between two layers, for the batch that runs, is several times that."""
     batches: int = number(128, 1)
     """Calibration batches at most: by then there are far more samples than positions are kept."""
+    rank: int = number(64, 0)
+    """Directions in which each layer's inputs vary that are kept for later updates; 0: nothing is
+    kept for them."""
     transcript: int = number(128, 1)
     """Tokens at most of the transcript that an encoder-decoder network is fed: 30 seconds of speech
     are about 100."""
@@ -53,6 +57,10 @@ class Observation:
     """Of each layer that was called, by name."""
     norms: Mapping[str, ChannelMoments]
     """Of each batch norm that can follow the person."""
+    inputs: Mapping[str, Gram]
+    """Mean and covariance of each layer's inputs, the latter of low rank."""
+    means: Mapping[str, Tensor]
+    """Of each layer, single samples' mean outputs ``(m, C)``, of some samples."""
     logits: Tensor | None
     """Of all samples ``(n, K)``, float32 on the CPU; None where there is no head."""
     held: tuple[Batch, ...]
@@ -64,6 +72,12 @@ class Observation:
     held_evidence: Mapping[str, Evidence]
     """What they show of each layer, by name; empty unless asked for."""
     forward_seconds: float
+    known: int = 0
+    """Samples that the logits, and what else is known, stand for, earlier ones included."""
+
+    def __post_init__(self) -> None:
+        if not self.known:
+            object.__setattr__(self, "known", self.samples)
 
     @property
     def calibration_samples(self) -> int:
@@ -95,13 +109,15 @@ class Observation:
             kept = sampled.kept[:, ::step]
             return replace(sampled, sample=sample, position=position, kept=kept)
 
-        evidence = {
-            name: replace(one, sampled={b: some(s) for b, s in one.sampled.items()})
-            for name, one in self.evidence.items()
-        }
-        return replace(self, evidence=evidence)
+        def thin(one: Evidence) -> Evidence:
+            fewer = replace(one, sampled={b: some(s) for b, s in one.sampled.items()})
+            if one.joint is None or not one.sampled:
+                return fewer
+            return replace(fewer, joint=one.joint.decayed(fewer.count / one.count))
+
+        return replace(self, evidence={name: thin(one) for name, one in self.evidence.items()})
 
     def of_all(self, samples: int, seconds: float) -> Observation:
         """The same, when it is of the calibration set alone, of ``samples`` that took
         ``seconds``."""
-        return replace(self, samples=samples, forward_seconds=seconds)
+        return replace(self, samples=samples, known=samples, forward_seconds=seconds)

@@ -7,8 +7,6 @@ its inputs there, and the logits. Nothing grows with the samples but the logits.
 
 from __future__ import annotations
 
-import math
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -18,16 +16,14 @@ import torch
 from torch import Tensor
 
 from .._errors import FinepruningError
-from ..core.evidence import Evidence, Sampled
-from ..core.moments import Marginals, Moments
+from ..core.evidence import Evidence
 from ..data.batches import Batch, logits_of
 from ..network.engine import Engine
 from ..network.find import Found
-from ..network.layers import Layer, precise, version
-from ..network.norms import ChannelMoments, Norm, norm_places
-from ..network.positions import RealPositions, drawn
+from ..network.norms import Norm, norm_places
 from .observation import Observation, ObserveOptions
 from .trace import Trace, trace, why_uncalled, with_functions
+from .watch import Watcher
 
 
 def observe(
@@ -68,7 +64,7 @@ def observe(
             if known >= room.samples:
                 break
     expected = min(room.samples, known)
-    watcher = _Watcher(traced, options, seed, options.positions / expected, engine.device)
+    watcher = Watcher(traced, options, seed, options.positions / expected, engine.device)
     places = found.places + norm_places([*norms])
     calibration: list[Batch] = []
     logits: list[Tensor] = []
@@ -126,6 +122,8 @@ def observe(
         samples,
         evidence,
         watcher.norm_moments(),
+        watcher.kept_inputs(),
+        watcher.kept_means(),
         torch.cat(logits) if logits else None,
         tuple(held.batches),
         tuple(held.rows),
@@ -207,127 +205,3 @@ class _Room:
         filled = sum(b.weight / self.unit for b in held)
         fits = filled + batch.weight / self.unit <= self.space and len(held) < self.limit
         return (number_ in self.numbers if self.numbers else fits) or not held
-
-
-@dataclass
-class _Drawn:
-    """The positions drawn of one input, which other layers that see it share."""
-
-    x: weakref.ref[Tensor]
-    version: int | None
-    view: Any
-    size: tuple[int, int]
-    sample: Tensor
-    position: Tensor
-    inputs: Marginals | None = None
-
-    def serves(self, layer: Layer, x: Tensor, size: tuple[int, int]) -> bool:
-        """Whether a layer sees the same columns of the same input."""
-        known = self.version is not None and self.version == version(x)
-        same = self.x() is x and known and self.size == size
-        return same and layer.view is not None and self.view == layer.view
-
-
-@dataclass
-class _Watcher:
-    """Gathers the evidence of each layer, and each norm's moments, as batches pass."""
-
-    trace: Trace
-    options: ObserveOptions
-    seed: int
-    per_sample: float
-    """Positions to draw a sample."""
-    device: torch.device
-    evidence: dict[str, Evidence] = field(default_factory=dict)
-    held_evidence: dict[str, Evidence] = field(default_factory=dict)
-    norms: dict[str, ChannelMoments] = field(default_factory=dict)
-    refused: set[str] = field(default_factory=set)
-    """Norms that are called twice in a pass, or without positions ``(N, C)``: there are no
-    statistics that serve both calls, and with a number a sample few classes look like another
-    device."""
-
-    def __post_init__(self) -> None:
-        self._generator = torch.Generator().manual_seed(self.seed)
-        self._drawn: list[_Drawn] = []  # of inputs that are still alive
-
-    def begin(self, batch: Batch, number_: int | None, held: bool = False) -> None:
-        """A batch is about to pass, the calibration batch of that number, or the ``held`` one;
-        None: it is neither."""
-        self._batch, self._number = batch, number_
-        self._into = self.held_evidence if held else self.evidence
-        self._real = RealPositions(None if batch.mask is None else batch.mask.to(self.device))
-        self._called: set[str] = set()
-        self.said = torch.empty(0)
-
-    def norm_moments(self) -> dict[str, ChannelMoments]:
-        """Those of the norms that were called, and as can be followed."""
-        return {name: seen for name, seen in self.norms.items() if name not in self.refused}
-
-    def watch(self, tap: Layer | Norm, x: Tensor, y: Tensor) -> None:
-        if isinstance(tap, Norm):
-            self._watch_norm(tap, x)
-            return
-        if tap is self.trace.head:
-            self.said = y.flatten(1)
-        real = self._real.of(tap, x)
-        if self._number is not None:
-            self._watch_layer(tap, x, y, real)
-
-    def _watch_norm(self, norm: Norm, x: Tensor) -> None:
-        if x.ndim <= 2 or norm.name in self._called:
-            self.refused.add(norm.name)
-        self._called.add(norm.name)
-        if norm.name not in self.refused:
-            seen, before = ChannelMoments.of(x), self.norms.get(norm.name)
-            self.norms[norm.name] = seen if before is None else before.merge(seen)
-
-    def _watch_layer(self, layer: Layer, x: Tensor, y: Tensor, real: Tensor | None) -> None:
-        before = self._into.get(layer.name)
-        repeated = self.trace.calls.get(layer.name, 0) > 1
-        if not x.numel() or (before and self._number in before.sampled):
-            return  # called again on this data alone: the layer is fitted to its first call
-        size = layer.positions(x)
-        self._drawn = [known for known in self._drawn if known.x() is not None]
-        serving = [known for known in self._drawn if known.serves(layer, x, size)]
-        if serving and not repeated:
-            drawn_ = serving[0]
-        else:
-            sample, position = self._draw(size, real, x.device)
-            drawn_ = _Drawn(weakref.ref(x), version(x), layer.view, size, sample, position)
-        sample, position = drawn_.sample, drawn_.position
-        Y = precise(layer.rows(y, sample, position))
-        if not bool(Y.isfinite().all()):
-            raise FinepruningError(
-                f"layer {layer.name!r}: its outputs hold NaN or infinite values;"
-                " check the model's weights, dtype and input scaling"
-            )
-        if repeated:
-            X = precise(layer.columns(x, sample, position))
-            seen = Evidence(Marginals.of(X), Marginals.of(Y), joint=Moments.of([(X, Y)]))
-        else:
-            if drawn_.inputs is None:
-                count = max(1, len(sample) // max(1, size[0]))  # at least one position a sample
-                every = min(self.options.inputs_every, count)
-                X = precise(layer.columns(x, sample[::every], position[::every]))
-                drawn_.inputs = Marginals.of(X)
-                self._drawn.append(drawn_)
-            assert self._number is not None
-            sampled = {self._number: Sampled.of(size, sample, position, Y)}
-            seen = Evidence(drawn_.inputs, Marginals.of(Y), sampled=sampled)
-        self._into[layer.name] = before.merge(seen) if before else seen
-
-    def _draw(
-        self, size: tuple[int, int], real: Tensor | None, device: torch.device
-    ) -> tuple[Tensor, Tensor]:
-        """Numbers of samples and of positions to look at."""
-        samples, positions = size
-        count = min(positions, math.ceil(self.per_sample * self._batch.size / max(1, samples)))
-        if real is not None:
-            count = min(count, int(real.sum(1).max()))
-        # Systematic sampling: evenly spaced from a random start, so never a position twice.
-        start = torch.rand(samples, 1, generator=self._generator, dtype=torch.float64)
-        if real is not None:
-            return drawn(real, count, start)
-        position = ((torch.arange(count) + start) * (positions / count)).long()
-        position = position.clamp(max=positions - 1).reshape(-1).to(device)
-        return torch.arange(samples).repeat_interleave(count).to(device), position

@@ -1,0 +1,44 @@
+"""What a personalisation gives."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from .artifact.save import save
+from .report.account import Report
+from .steps.statistics import Statistics
+
+
+@dataclass(frozen=True)
+class Result:
+    """A personalised network, and what was done to get it."""
+
+    model: nn.Module
+    """The new module, in evaluation mode: same inputs and outputs as the one given."""
+    report: Report
+    base: str
+    """Fingerprint of the module that was given (SHA-256)."""
+    pruned: tuple[str, ...]
+    changed: tuple[str, ...]
+    statistics: Statistics | None = None
+    """What is kept of the samples, for :func:`finepruning.update` and :func:`finepruning.monitor`;
+    None: nothing."""
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        replace: bool = False,
+        source: dict[str, Any] | None = None,
+    ) -> None:
+        """Write the artifact, a folder of its own, at ``path``: all or nothing. What is there is
+        kept, unless ``replace``. ``source`` says where the network is from, for the command."""
+        report = self.report.to_dict()
+        save(
+            path, self.model, [*self.pruned], [*self.changed], self.base, report,
+            statistics=self.statistics, replace=replace, source=source,
+        )  # fmt: skip

@@ -1,0 +1,89 @@
+"""Statistics as tensors by name, and back.
+
+``samples``, ``logits``, ``shift``; ``inputs/LAYER/`` ``count``, ``mean``, ``F`` (float16, in units
+of ``scale``) and ``rest``; ``means/LAYER/`` and ``norms/NORM/`` the sums that they are.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .._errors import FinepruningError
+from ..core.arrays import TINY, LowRank
+from ..core.moments import Gram, Marginals
+from ..network.norms import ChannelMoments
+from ..steps.statistics import Statistics
+from .layout import STATISTICS
+
+SUMS: dict[str, Any] = {"means": Marginals, "norms": ChannelMoments}
+
+
+def to_tensors(statistics: Statistics) -> dict[str, Tensor]:
+    """All of it, by name."""
+    found: dict[str, Any] = {"samples": statistics.samples}
+    if statistics.logits is not None:
+        found["logits"] = statistics.logits
+    if statistics.shift is not None:
+        found["shift"] = statistics.shift
+    for name, gram in statistics.inputs.items():
+        scale = gram.H.F.abs().amax() + TINY
+        rest = gram.H.diagonal() * 0 if gram.H.rest is None else gram.H.rest
+        parts = {"count": gram.count, "mean": gram.mean.float(), "rest": rest.float()}
+        parts |= {"F": (gram.H.F / scale).half(), "scale": scale.float()}
+        found |= {f"inputs/{name}/{key}": value for key, value in parts.items()}
+    for kind in SUMS:
+        for name, sums in getattr(statistics, kind).items():
+            values = {f.name: getattr(sums, f.name) for f in fields(sums)}
+            found |= {f"{kind}/{name}/{key}": value for key, value in values.items()}
+    return {name: _tensor(value) for name, value in found.items()}
+
+
+def _tensor(value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().cpu().contiguous().clone()
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def read_statistics(path: str | os.PathLike[str]) -> Statistics:
+    """What was kept with an artifact. Raises :class:`FinepruningError` where nothing was, or it is
+    damaged."""
+    file = Path(path, STATISTICS)
+    if not file.is_file():
+        raise FinepruningError(
+            f"{Path(path)}: nothing was kept for updates (no {STATISTICS}); personalise anew"
+        )
+    try:
+        return _of(load_file(file))
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise FinepruningError(
+            f"{file}: damaged ({' '.join(str(error).split())}); personalise anew"
+        ) from error
+
+
+def _of(tensors: dict[str, Tensor]) -> Statistics:
+    groups: dict[str, dict[str, dict[str, Any]]] = {"inputs": {}, **{kind: {} for kind in SUMS}}
+    for key, value in tensors.items():
+        kind, _, rest = key.partition("/")
+        if kind in groups:
+            name, _, part = rest.rpartition("/")
+            groups[kind].setdefault(name, {})[part] = value if value.ndim else value.item()
+    inputs = {
+        name: Gram(p["count"], p["mean"], LowRank(p["F"].float() * p["scale"], p["rest"]))
+        for name, p in groups["inputs"].items()
+    }
+    sums = {
+        kind: {name: of(**parts) for name, parts in groups[kind].items()}
+        for kind, of in SUMS.items()
+    }
+    return Statistics(
+        float(tensors["samples"]), inputs, sums["means"], sums["norms"],
+        tensors.get("logits"), tensors.get("shift"),
+    )  # fmt: skip

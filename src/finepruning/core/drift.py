@@ -1,0 +1,204 @@
+"""Drift: whether new samples are like those that a network was personalised with.
+
+Two things are asked. Do the new samples' answers fall among classes that were seen before? And do
+the layers' outputs lie where they lay? Both are tests with a false-alarm rate that the user sets.
+NumPy in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .moments import Marginals
+from .options import number
+from .readout import Readout, read_out
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DriftOptions:
+    """When new samples count as different."""
+
+    false_alarms: float = number(0.05, 0, 1)
+    """Share of the windows of ordinary new samples that may be taken for drift."""
+    fewest: int = number(4, 2)
+    """Of fewer new samples nothing is said."""
+    most: int = number(512, 2)
+    """Earlier and new samples that are compared at most, evenly spaced."""
+    shuffles: int = number(999, 19)
+    """Random divisions into earlier and new samples that the real one is compared with."""
+    least: float = number(1e-3, above=0)
+    """A layer's outputs vary by no less than so much of their mean variation: what is always the
+    same may move a little."""
+
+
+DEFAULT = DriftOptions()
+
+
+@dataclass(frozen=True)
+class Familiar:
+    """Which classes were seen, as :func:`familiar` found."""
+
+    counts: Floats
+    """Samples of each class ``(K,)``, as far as they are believed."""
+    temperature: float
+    scores: Floats
+    """Of each of the samples ``(n,)`` the probability that the others show its class."""
+
+
+def familiar(logits: Floats, answer: Readout | None = None) -> Familiar:
+    """Which classes the samples of dense ``logits`` ``(n, K)`` show.
+
+    >>> seen = familiar(9 * np.eye(3)[np.arange(20) % 2])
+    >>> seen.counts.round().tolist(), bool((seen.scores > 0.8).all())
+    ([10.0, 10.0, 0.0], True)
+
+    With ``R = softmax(logits / T) prior``, normalised, and ``N`` their sums, a sample's class was
+    seen before with probability ``sum_k p_k N_k / (N_k + 1)``. Of the samples themselves two are
+    left out, the sample itself and one that is like it: what few others show is not sure to be
+    shown again.
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    if answer is None:
+        answer = read_out(logits)
+    T = max(answer.temperature, 1.0)
+    p = _softmax(logits / T)
+    R = p * answer.prior
+    R /= R.sum(1, keepdims=True)
+    counts = R.sum(0)
+    others = np.maximum(counts - 2 * R, 0)
+    return Familiar(counts, T, (p * (others / (others + 1))).sum(1))
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """What :func:`novelty` found."""
+
+    before: float
+    """Share of the earlier samples whose class no other one shows,"""
+    now: float
+    """and of the new ones."""
+    p: float
+    """Probability that so much comes up by chance."""
+    classes: tuple[tuple[int, float], ...]
+    """Classes that were not seen, and how many of the new samples are believed to be theirs, the
+    most first."""
+
+
+def novelty(seen: Familiar, logits: Floats, options: DriftOptions = DEFAULT) -> Novelty:
+    """Whether ``logits`` ``(m, K)``, the read-out's shift taken off, are of classes that were
+    ``seen``.
+
+    >>> seen = familiar(9 * np.eye(3)[np.arange(20) % 2])
+    >>> found = novelty(seen, 9 * np.eye(3)[[2, 2, 2, 2]])
+    >>> found.p < 0.01, found.classes[0][0]
+    (True, 2)
+    """
+    logits = np.asarray(logits, dtype=np.float64)
+    p = _softmax(logits / seen.temperature)
+    known = seen.counts / (seen.counts + 1)
+    new, old = p @ known, seen.scores
+    chance = shuffled(_evenly(new, options.most), _evenly(old, options.most), options.shuffles)
+    strange = (p * (1 - known)).sum(0)
+    order = [int(k) for k in np.argsort(-strange, kind="stable") if strange[k] >= 1]
+    classes = tuple((k, float(strange[k])) for k in order)
+    return Novelty(1 - float(old.mean()), 1 - float(new.mean()), chance, classes)
+
+
+def shuffled(new: Floats, old: Floats, shuffles: int) -> float:
+    """How often the mean of ``new`` would be as low, if it made no difference which samples are
+    new: a permutation test, exact whatever the values are.
+
+    >>> shuffled(np.zeros(8), np.ones(8), 999) < 0.01 < shuffled(np.ones(8), np.ones(8), 999)
+    True
+    """
+    both, m = np.concatenate([new, old]), len(new)
+    random = np.random.default_rng(0)
+    means = np.array([random.permutation(both)[:m].mean() for _ in range(shuffles)])
+    return float((1 + (means <= new.mean() + 1e-12).sum()) / (shuffles + 1))
+
+
+@dataclass(frozen=True)
+class Movement:
+    """What :func:`movement` found."""
+
+    p: float
+    """Probability that the layers' outputs lie so far from where they lay by chance."""
+    layers: Mapping[str, float]
+    """How far each layer's mean outputs have moved: mean over the outputs of the squared shift, in
+    variances over samples, less what moves by chance."""
+
+    @property
+    def device(self) -> bool:
+        """Whether the middle third of the layers has moved at least as far as the last third.
+
+        A new class moves most what tells classes apart; another camera, voice or sensor moves what
+        comes before that.
+        """
+        moved = [*self.layers.values()]
+        third = len(moved) // 3
+        middle, late = moved[third : len(moved) - third], moved[len(moved) - third :]
+        return bool(third) and sum(middle) / len(middle) >= sum(late) / len(late)
+
+
+def movement(
+    seen: Mapping[str, Marginals], new: Mapping[str, Floats], options: DriftOptions = DEFAULT
+) -> Movement:
+    """Whether the mean outputs of layers have moved.
+
+    ``seen`` are the moments ``(1, C)`` of single samples' mean outputs, ``new`` those of ``m`` new
+    samples, ``(m, C)``. With ``z`` the new ones, centred and scaled by what was seen, the statistic
+    is ``|mean z|^2``. By chance it is ``1/m + 1/n`` times a sum of squared normal numbers weighted
+    by the eigenvalues of ``cov z``, taken for a scaled chi-squared of the same mean and variance.
+    Source: Bai and Saranadasa 1996, Statistica Sinica 6; the variance after Srivastava 2005, J.
+    Japan Stat. Soc. 35.
+    """
+    names = [name for name in new if name in seen]
+    if not names:
+        return Movement(1.0, {})
+    m, n = len(new[names[0]]), seen[names[0]].count
+    parts, moved = [], {}
+    chance = 1 / m + 1 / n
+    for name in names:
+        mean, variance = (
+            np.asarray(v, np.float64)[0] for v in (seen[name].mean, seen[name].variance)
+        )
+        scale = np.sqrt(variance * n / max(n - 1, 1))
+        scale = np.maximum(scale, max(options.least * scale.mean(), 1e-12))
+        z = (np.asarray(new[name], np.float64) - mean) / scale
+        moved[name] = float((z.mean(0) ** 2).mean() - chance)
+        parts.append(z / math.sqrt(z.shape[1] * len(names)))
+    z = np.concatenate(parts, 1)
+    mean = z.mean(0)
+    inner = (z - mean) @ (z - mean).T  # of the samples: there are fewer than outputs
+    trace = float(np.trace(inner)) / (m - 1)
+    squares = float((inner**2).sum()) / (m - 1) ** 2
+    if m > 2:
+        squares = (m - 1) ** 2 / ((m - 2) * (m + 1)) * (squares - trace**2 / (m - 1))
+    # What was seen has a trace of one; a window of few samples may show less than that.
+    trace, squares = max(trace, 1.0), max(squares, 1e-3 * trace**2)
+    freedom = trace**2 / squares
+    statistic = float(mean @ mean) / chance / trace * freedom
+    return Movement(_chi_squared(statistic, freedom), moved)
+
+
+def _chi_squared(x: float, freedom: float) -> float:
+    """Probability that a chi-squared number is above ``x``. Source: Wilson and Hilferty 1931."""
+    v = 2 / (9 * freedom)
+    return 0.5 * math.erfc(((x / freedom) ** (1 / 3) - (1 - v)) / math.sqrt(2 * v))
+
+
+def _evenly(values: Floats, most: int) -> Floats:
+    n = len(values)
+    return values if n <= most else values[np.linspace(0, n - 1, most).round().astype(int)]
+
+
+def _softmax(logits: Floats) -> Floats:
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    return np.asarray(p / p.sum(1, keepdims=True))

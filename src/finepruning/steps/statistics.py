@@ -1,0 +1,180 @@
+"""Statistics: what is kept of a person's samples, so that later ones can be taken in without them.
+
+Sums over many samples, of which none can be read back: of each layer's inputs the mean and the
+directions in which they vary most, and the dense network's answers. They grow with the network, not
+with the samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.arrays import LowRank
+from ..core.evidence import Evidence
+from ..core.moments import Gram, Marginals, Moments
+from ..core.options import number
+from ..core.readout import Readout
+from ..data.batches import Batch
+from ..network.engine import Engine
+from ..network.find import Found
+from ..network.layers import Layer, precise
+from ..network.norms import ChannelMoments, Norm, norm_places
+from .observation import Observation
+
+
+@dataclass(frozen=True)
+class UpdateOptions:
+    """How new samples are taken in beside earlier ones."""
+
+    remember: int = number(256, 1)
+    """Earlier samples that count beside new ones, at most: what is older fades."""
+    doubt: float = number(16.0, 0)
+    """So many new samples move the batch norms half of the way to another device."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is kept of a person's samples."""
+
+    samples: float
+    """How many they stand for."""
+    inputs: Mapping[str, Gram]
+    """Of each layer's inputs, on the dense network."""
+    means: Mapping[str, Marginals]
+    """Of each layer, moments of single samples' mean outputs ``(1, C)``."""
+    norms: Mapping[str, ChannelMoments]
+    """Of each batch norm's inputs."""
+    logits: Tensor | None
+    """What the dense network answers ``(m, K)``, float32; None where there are no classes."""
+    shift: Tensor | None
+    """What is added to the answers of the personal network ``(K,)``, float64."""
+
+    @classmethod
+    def of(
+        cls,
+        seen: Observation,
+        answer: Readout | None,
+        past: Statistics | None,
+        logits: Tensor | None,
+    ) -> Statistics:
+        """Those of what was ``seen`` anew and of the ``past``; ``logits`` are of both."""
+        shift = None if answer is None else torch.from_numpy(answer.shift)
+        means = {name: Marginals.of(each[None]) for name, each in seen.means.items()}
+        new = cls(seen.samples, seen.inputs, means, seen.norms, logits, shift)
+        return new if past is None else past.merge(new)
+
+    def capped(self, most: int) -> Statistics:
+        """The same, standing for no more than ``most`` samples."""
+        factor = min(1.0, most / self.samples)
+        logits = self.logits
+        if logits is not None and len(logits) > most:
+            # Every so manieth in the order of the answers: each class keeps its share.
+            order = logits.argmax(1).argsort(stable=True)
+            logits = logits[order[torch.linspace(0, len(order) - 1, most).round().long()]]
+        return replace(
+            self,
+            samples=self.samples * factor,
+            inputs=_each(self.inputs, lambda gram: gram.decayed(factor)),
+            means=_each(self.means, lambda means: means.decayed(factor)),
+            norms=_each(self.norms, lambda norm: norm.decayed(factor)),
+            logits=logits,
+        )
+
+    def merge(self, other: Statistics) -> Statistics:
+        """Those of both; the answers of the other alone."""
+        n, m = self.samples, other.samples
+        # Positions are counted, of which more are drawn where samples are fewer.
+        inputs = {
+            name: replace(gram, count=n).merge(replace(other.inputs[name], count=m))
+            if name in other.inputs
+            else gram
+            for name, gram in self.inputs.items()
+        }
+        return replace(
+            other,
+            samples=n + m,
+            inputs={**other.inputs, **inputs},
+            means=_merged(self.means, other.means),
+            norms=_merged(self.norms, other.norms),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes in memory."""
+        held = [
+            part for gram in self.inputs.values() for part in (gram.mean, gram.H.F, gram.H.rest)
+        ]
+        held += [part for m in self.means.values() for part in (m.total, m.squares)]
+        held += [part for m in self.norms.values() for part in (m.total, m.squares, m.per_sample)]
+        return sum(part.nbytes for part in (*held, self.logits, self.shift) if part is not None)
+
+    def compacted(self, rank: int) -> Statistics:
+        """The same with ``rank`` directions of each layer's inputs at most."""
+        return replace(self, inputs=_each(self.inputs, lambda gram: gram.compacted(rank)))
+
+    def beside(self, seen: Observation, found: Found) -> Observation:
+        """What was ``seen`` of new samples, with what these say of earlier ones.
+
+        For the earlier inputs each layer is to give what it gives on the dense network.
+        """
+        evidence = dict(seen.evidence)
+        ratio = self.samples / seen.samples
+        for layer in found.layers:
+            gram, new = self.inputs.get(layer.name), evidence.get(layer.name)
+            if gram is not None and new is not None:
+                evidence[layer.name] = new.merge(_earlier(layer, gram, new, ratio))
+        logits = seen.logits
+        if logits is not None and self.logits is not None:
+            logits = torch.cat([logits, self.logits])
+        known = seen.samples + round(self.samples)
+        return replace(seen, evidence=evidence, logits=logits, known=known)
+
+
+def _earlier(layer: Layer, gram: Gram, new: Evidence, ratio: float) -> Evidence:
+    """Evidence of earlier inputs, ``ratio`` of which count for each new one."""
+    W = precise(layer.matrix())
+    H = LowRank(gram.H.F.to(W), None if gram.H.rest is None else gram.H.rest.to(W))
+    gram = Gram((new.count or new.inputs.count) * ratio, gram.mean.to(W), H)
+    bias = W.new_zeros(W.shape[:2])
+    if layer.bias is not None:
+        bias = precise(layer.bias).reshape(bias.shape)
+    joint = Moments.linear(W, bias, gram)
+    inputs = replace(gram, count=new.inputs.count * ratio).marginals()
+    outputs = joint.outputs.decayed(new.outputs.count / max(gram.count / ratio, 1))
+    return Evidence(inputs, outputs, joint=joint)
+
+
+def align_norms(
+    engine: Engine,
+    norms: Sequence[Norm],
+    batches: Sequence[Batch],
+    past: Mapping[str, ChannelMoments],
+    share: float,
+) -> None:
+    """Another device: one forward pass, all samples in lock-step, in which each norm comes to give
+    for its inputs what it gave for the ``past`` ones of the same person; ``share`` of the way.
+
+    The engine's network is changed.
+    """
+
+    def visit(norm: Norm, inputs: dict[int, Tensor]) -> None:
+        moments = reduce(ChannelMoments.merge, map(ChannelMoments.of, inputs.values()))
+        if norm.name in past:
+            norm.align(past[norm.name], moments, share)
+
+    engine.lock_step(batches, norm_places(norms), visit)
+
+
+def _each(values: Mapping[str, Any], of: Any) -> dict[str, Any]:
+    return {name: of(value) for name, value in values.items()}
+
+
+def _merged(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Any]:
+    both = {name: one[name].merge(two[name]) for name in one.keys() & two.keys()}
+    return {**one, **two, **both}
