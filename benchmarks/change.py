@@ -55,6 +55,9 @@ class Change:
     """How many windows of ordinary new samples were taken for a change."""
     flagged: int
     cause: str
+    middle: float
+    late: float
+    """How far the middle and the last third of the layers have moved."""
     old_before: float
     old_after: float
     """Accuracy on the classes that were there; of another device, on the earlier one."""
@@ -131,7 +134,7 @@ class Bench:
         anew = self.personal(new)
         return Change(
             self.name, kind, who, me.report.sparsity, alarms, len(ordinary), int(drift.changed),
-            drift.cause, self.right(me.model, old_tests), self.right(then.model, old_tests),
+            drift.cause, drift.moved_middle, drift.moved_late, self.right(me.model, old_tests), self.right(then.model, old_tests),
             self.right(self.model, tests), self.right(me.model, tests),
             self.right(then.model, tests), self.right(anew.model, tests), then.report.sparsity,
         )  # fmt: skip

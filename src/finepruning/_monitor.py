@@ -54,6 +54,10 @@ class Drift:
     """How far the layers' mean outputs have moved: mean squared shift, in variances."""
     moved_p: float
     """Probability that they move so far by chance."""
+    moved_middle: float
+    moved_late: float
+    """The same of the middle and of the last third of the layers: of another device the former is
+    the larger one, of new classes the latter."""
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, ready for ``json.dumps``."""
@@ -199,6 +203,7 @@ class Monitor:
         return Drift(
             changed, cause if changed else "", self.samples, options.false_alarms,
             None, None, None, (), sum(layers) / max(1, len(layers)), moved.p,
+            moved.middle, moved.late,
         )  # fmt: skip
 
     def _name(self, k: int) -> int | str:

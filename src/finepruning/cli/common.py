@@ -10,7 +10,7 @@ from .._errors import FinepruningError
 from .options import AUDIO_OPTIONS, IMAGE_OPTIONS, given_images
 
 if TYPE_CHECKING:
-    from .. import AudioFolder, ImageFolder, Loaded
+    from .. import AudioFolder, ImageFolder, Loaded, Result
     from ..data.folder import Kind
 
 
@@ -62,6 +62,27 @@ def _with_audio(args: argparse.Namespace, loaded: Loaded) -> Loaded:
     note = " (assumed; change with --front-end and --rate)" if loaded.assumed else ""
     say(f"audio: {loaded.front}{note}")
     return loaded
+
+
+def class_names(args: argparse.Namespace, loaded: Loaded) -> tuple[str, ...] | None:
+    """What the outputs are called, for the report."""
+    from ..scoring.classes import read_classes
+
+    table = read_classes(args.classes) if args.classes is not None else loaded.classes
+    if not isinstance(table, dict):
+        return None if table is None else tuple(table)
+    named = {index: name for name, index in table.items()}
+    return tuple(named.get(k, str(k)) for k in range(max(named, default=-1) + 1))
+
+
+def say_result(result: Result) -> None:
+    """What a user should know at once of what was done."""
+    for line in result.report.warnings:
+        say(f"warning: {line}")
+    check = result.report.check
+    if not check["passed"]:
+        beside = ", with the read-out" * result.report.readout["applied"]
+        say(f"the dense weights are returned{beside}: {check['reason']}")
 
 
 def device(name: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from .._errors import FinepruningError
 from .._version import __version__
-from . import evaluate, inspect, personalize, report
+from . import evaluate, inspect, monitor, personalize, report, update
 from .common import say
 
 
@@ -33,6 +33,8 @@ class Command(Protocol):
 COMMANDS: dict[str, Command] = {
     "personalize": personalize,
     "evaluate": evaluate,
+    "monitor": monitor,
+    "update": update,
     "inspect": inspect,
     "report": report,
 }

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from typing import Any
+
+from .._errors import FinepruningError
 
 IMAGE_OPTIONS = ("resize", "crop", "mean", "std", "channels", "interpolation")
 AUDIO_OPTIONS = ("rate", "seconds", "front_end")
 
 
-def add_model_and_data(parser: argparse.ArgumentParser, data: str) -> None:
-    parser.add_argument(
-        "--model",
-        required=True,
-        help="torchvision:NAME, timm:NAME, FILE.py:function, or a Hugging Face folder or id",
-    )
+def add_model_and_data(parser: argparse.ArgumentParser, data: str, *, known: bool = False) -> None:
+    """``known``: what is not given is as it was when the artifact was made."""
+    forms = "torchvision:NAME, timm:NAME, FILE.py:function, or a Hugging Face folder or id"
+    parser.add_argument("--model", required=not known, help=forms + " (as it was)" * known)
     parser.add_argument("--weights", metavar="FILE", help="checkpoint: safetensors, pt or pth")
     parser.add_argument("--data", required=True, metavar="DIR", help=data)
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N")
@@ -35,6 +36,37 @@ def add_model_and_data(parser: argparse.ArgumentParser, data: str) -> None:
     audio.add_argument(
         "--seconds", type=seconds, metavar="S", help="longer recordings are cut (30)"
     )
+
+
+SOURCE = ("model", "weights", "classes", *IMAGE_OPTIONS, *AUDIO_OPTIONS)
+"""What says where a network is from and what it takes."""
+PLACES = ("weights", "classes")
+
+
+def source(args: argparse.Namespace) -> dict[str, Any]:
+    """Where the network is from and what it takes, to be saved; files by their full path."""
+    given = {name: getattr(args, name, None) for name in SOURCE}
+    found = {name: value for name, value in given.items() if value is not None}
+    for name in PLACES:
+        if name in found:
+            found[name] = os.path.abspath(found[name])
+    for name in ("model", "front_end"):  # a name, a folder, or FILE.py:function
+        file, colon, function = str(found.get(name, "")).partition(":")
+        if os.path.exists(file):
+            found[name] = os.path.abspath(file) + colon + function
+    return found
+
+
+def as_before(args: argparse.Namespace, source: Any) -> None:
+    """Fill in what is not given with what was saved."""
+    if not isinstance(source, dict) or not isinstance(source.get("model"), str):
+        if args.model is None:
+            raise FinepruningError("--model: not known of this artifact; give it, as before")
+        return
+    if args.model is None:
+        for name, value in source.items():
+            if name in SOURCE and getattr(args, name, None) is None:
+                setattr(args, name, tuple(value) if isinstance(value, list) else value)
 
 
 def given_images(args: argparse.Namespace) -> dict[str, Any]:

@@ -89,13 +89,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         )
     finally:  # where too little is left, it is these that are missing
         common.say_skipped(folder)
-    for line in result.report.warnings:
-        common.say(f"warning: {line}")
-    check = result.report.check
-    if not check["passed"]:
-        beside = ", with the read-out" * result.report.readout["applied"]
-        common.say(f"the dense weights are returned{beside}: {check['reason']}")
-    result.save(out)
+    common.say_result(result)
+    result.save(out, source=options.source(args))
     common.say(f"saved in {out}")
     summary = {**common.about(folder), "out": str(out), "report": result.report.to_dict()}
     return summary, str(result.report)
@@ -107,24 +102,13 @@ def _config(args: argparse.Namespace, loaded: Loaded) -> Config:
     task = {"kind": args.task, "classes": _only_classes(args, loaded)}
     if args.classes is not None and args.task is None:
         task["kind"] = "classes"
-    task["names"] = _names(args, loaded)
+    task["names"] = common.class_names(args, loaded)
     return Config(
         sparsity="auto" if args.sparsity is None else args.sparsity, choice=args.tolerance,
         effort=args.effort, seed=args.seed, readout=args.readout,
         norms=args.norms, check=args.check,
         task={name: value for name, value in task.items() if value is not None},
     )  # fmt: skip
-
-
-def _names(args: argparse.Namespace, loaded: Loaded) -> tuple[str, ...] | None:
-    """What the outputs are called, for the report."""
-    from ..scoring.classes import read_classes
-
-    table = read_classes(args.classes) if args.classes is not None else loaded.classes
-    if not isinstance(table, dict):
-        return None if table is None else tuple(table)
-    named = {index: name for name, index in table.items()}
-    return tuple(named.get(k, str(k)) for k in range(max(named, default=-1) + 1))
 
 
 def _only_classes(args: argparse.Namespace, loaded: Loaded) -> tuple[int, ...] | None:

@@ -135,16 +135,28 @@ class Movement:
     variances over samples, less what moves by chance."""
 
     @property
+    def middle(self) -> float:
+        """How far the middle third of the layers has moved,"""
+        return self._of(1)
+
+    @property
+    def late(self) -> float:
+        """and the last third."""
+        return self._of(2)
+
+    @property
     def device(self) -> bool:
-        """Whether the middle third of the layers has moved at least as far as the last third.
+        """Whether the middle has moved at least as far as what comes after it.
 
         A new class moves most what tells classes apart; another camera, voice or sensor moves what
         comes before that.
         """
+        return len(self.layers) > 2 and self.middle >= self.late
+
+    def _of(self, third: int) -> float:
         moved = [*self.layers.values()]
-        third = len(moved) // 3
-        middle, late = moved[third : len(moved) - third], moved[len(moved) - third :]
-        return bool(third) and sum(middle) / len(middle) >= sum(late) / len(late)
+        some = moved[len(moved) * third // 3 : len(moved) * (third + 1) // 3]
+        return sum(some) / max(1, len(some))
 
 
 def movement(

@@ -89,6 +89,9 @@ class ConvLayer(Layer):
         y = self._batched(y).flatten(2)
         return y[sample, :, position].reshape(len(sample), self.groups, -1).transpose(0, 1)
 
+    def means(self, y: Tensor) -> Tensor:
+        return super().means(self._batched(y))
+
 
 class NormedConvLayer(ConvLayer):
     """A convolution under PyTorch's ``weight_norm``: its weight is ``g v / |v|``."""

@@ -90,6 +90,10 @@ class Layer(ABC):
     def rows(self, y: Tensor, sample: Tensor, position: Tensor) -> Tensor:
         """The outputs ``(G, N, O)`` at the same positions."""
 
+    def means(self, y: Tensor) -> Tensor:
+        """Mean outputs of each sample over all positions ``(samples, C)``, channels second."""
+        return precise(y).flatten(2).mean(2)
+
 
 class LinearLayer(Layer):
     """``nn.Linear``: every leading index is a position."""
@@ -107,6 +111,10 @@ class LinearLayer(Layer):
 
     def rows(self, y: Tensor, sample: Tensor, position: Tensor) -> Tensor:
         return self.columns(y, sample, position)
+
+    def means(self, y: Tensor) -> Tensor:
+        samples, positions = self.positions(y)
+        return precise(y.reshape(samples, positions, y.shape[-1])).mean(1)
 
 
 class TransposedLinearLayer(LinearLayer):

@@ -149,8 +149,10 @@ class Watcher:
             seen = Evidence(drawn_.inputs, Marginals.of(Y), sampled=sampled)
             if drawn_.gram is not None:
                 self._keep(layer.name, drawn_.gram)
-                if size[0] == self._batch.size:
-                    self._keep_means(layer.name, sample_means(Y, sample, size[0]))
+                # The last layer's answers are looked at by themselves.
+                if size[0] == self._batch.size and layer is not self.trace.head:
+                    means = layer.means(y) if real is None else sample_means(Y, sample, size[0])
+                    self._keep_means(layer.name, means)
         self._into[layer.name] = before.merge(seen) if before else seen
 
     def _keep(self, name: str, gram: Gram) -> None:
