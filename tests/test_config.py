@@ -170,6 +170,7 @@ DEFAULTS = {
         "beside": 1.5,
         "at_once": 64e6,
         "positions": 8000, "inputs_every": 8, "memory": 1.5e9, "batches": 128, "transcript": 128,
+        "rank": 64,
     },
     "norms": {"share": 0.0, "moved": 0.035},
     "readout": {
@@ -196,6 +197,8 @@ DEFAULTS = {
         "tolerance": 0.1, "share": 0.25, "most": 64, "fewest": 4, "thin": 4, "sure": 1.645,
         "unseen": 1.0,
     },
+    "drift": {"false_alarms": 0.05, "fewest": 4, "most": 512, "shuffles": 999, "least": 1e-3},
+    "update": {"remember": 256, "doubt": 16.0},
     "warn": {"few": 16},
     "paper": {"steps": 7, "positions": 8000},
 }  # fmt: skip
@@ -361,11 +364,14 @@ def test_the_record_is_saved_with_the_artifact(effort: str, tmp_path: Path) -> N
 
 ELSEWHERE = {
     "steps.choose.(MIDDLE, LOW, HIGH)": "which sparsities there are to choose from",
+    "core.arrays.(EXACT, MORE, PASSES)": "how directions are found, not which",
     "core.arrays.TINY": "keeps quotients finite; no result depends on it",
     "core.evidence.LARGE": "how outputs are kept, not what they mean",
     "network.engine.TRIM_FROM": "when memory is given back, not what comes out",
     "core.moments.PART": "how sums are computed, not what comes out",
     "core.arrays.BLOCK": "how a product is computed, not what comes out",
+    "steps.watch.MEANS": "samples that are looked at for drift, of which fewer do",
+    "steps.watch.SOME": "how a covariance is made compact, not what it is",
     "core.readout.CLOSED": "what stands for never; any large number does",
     "steps.trace.ENDS": "what may stand behind the last layer",
     "steps.answer.PUBLISHED": "outputs of published image classifiers",

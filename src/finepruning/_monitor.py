@@ -18,13 +18,11 @@ from ._run import real_batches
 from .artifact.kept import kept
 from .artifact.layout import read_report
 from .artifact.statistics import read_statistics
-from .core.drift import DriftOptions, Movement, familiar, movement, novelty
+from .core.drift import CLASSES, DEVICE, OTHER, Judged, Movement, familiar, judge
 from .network.engine import Engine
 from .network.find import find_layers
 from .steps.statistics import Statistics
 from .steps.watch import look
-
-CLASSES, DEVICE, OTHER = "classes", "device", "other"
 
 
 @dataclass(frozen=True)
@@ -178,32 +176,29 @@ class Monitor:
     def drift(self) -> Drift:
         """What has changed in this window."""
         options = self._config.drift
-        new = {name: means.double().numpy() for name, means in self._means.items()}
         if self.samples < options.fewest:
-            return self._told(False, "", options, Movement(1.0, {}))
-        moved = movement(self._statistics.means, new, options)
-        if self._seen is None or self._logits is None:
-            changed = moved.p <= options.false_alarms
-            return self._told(changed, _cause(False, moved), options, moved)
-        shift = self._statistics.shift
-        logits = self._logits.double() - (0 if shift is None else shift)
-        found = novelty(self._seen, logits.numpy(), options)
-        level = options.false_alarms / 2  # there are two tests
-        strange, far = found.p <= level, moved.p <= level
-        return replace(
-            self._told(strange or far, _cause(strange, moved if far else None), options, moved),
-            unseen_before=found.before,
-            unseen=found.now,
-            unseen_p=found.p,
-            new_classes=tuple((self._name(k), count) for k, count in found.classes),
-        )
+            return self._told(Judged(False, "", None, Movement(1.0, {})))
+        new = {name: means.double().numpy() for name, means in self._means.items()}
+        logits = None
+        if self._logits is not None:
+            shift = self._statistics.shift
+            logits = (self._logits.double() - (0 if shift is None else shift)).numpy()
+        return self._told(judge(self._statistics.means, self._seen, new, logits, options))
 
-    def _told(self, changed: bool, cause: str, options: DriftOptions, moved: Movement) -> Drift:
+    def _told(self, found: Judged) -> Drift:
+        moved, classes = found.movement, found.novelty
         layers = [*moved.layers.values()]
-        return Drift(
-            changed, cause if changed else "", self.samples, options.false_alarms,
-            None, None, None, (), sum(layers) / max(1, len(layers)), moved.p,
-            moved.middle, moved.late,
+        told = Drift(
+            found.changed, found.cause, self.samples, self._config.drift.false_alarms,
+            None, None, None, (), sum(layers) / max(1, len(layers)), moved.p, moved.middle,
+            moved.late,
+        )  # fmt: skip
+        if classes is None:
+            return told
+        named = tuple((self._name(k), count) for k, count in classes.classes)
+        return replace(
+            told, unseen_before=classes.before, unseen=classes.now, unseen_p=classes.p,
+            new_classes=named,
         )  # fmt: skip
 
     def _name(self, k: int) -> int | str:
@@ -212,13 +207,6 @@ class Monitor:
 
 def _familiar(logits: Tensor) -> Any:
     return familiar(logits.double().numpy())
-
-
-def _cause(strange: bool, moved: Movement | None) -> str:
-    """What new samples differ by; ``moved``: where the layers' outputs have."""
-    if moved is not None and moved.device:
-        return DEVICE
-    return CLASSES if strange else OTHER
 
 
 def _last(held: Tensor | None, more: Tensor, most: int) -> Tensor:

@@ -52,7 +52,7 @@ class Pruner:
             with self.bar("prune", len(keeps)) as bar:
                 done = prune(
                     self.engine, self.found, seen, keeps, self._silent, config.fit,
-                    step=bar.update, teaching=self._teaching,
+                    step=bar.update, teaching=self._teaching, observed=config.observe,
                 )  # fmt: skip
         add_shift(self.found, seen, self.answer)
         return done

@@ -18,7 +18,7 @@ from ._prune import Pruner, add_shift
 from ._result import Result
 from .artifact.fingerprint import fingerprint
 from .artifact.kept import Past, remember
-from .core.drift import movement
+from .core.drift import DEVICE, familiar, judge, movement
 from .core.readout import Readout
 from .data.batches import Batch, count_items, read_batches
 from .data.padding import unpadded
@@ -29,16 +29,18 @@ from .network.norms import Norm, find_norms
 from .report.account import account
 from .report.memory import PeakMemory
 from .steps.answer import answers, halves_agree, names_of, task_of
-from .steps.check import check, worth_having
+from .steps.check import Check, check, worth_having
 from .steps.norms import Following, following, normalise_anew
 from .steps.observation import Observation
 from .steps.observe import observe
 from .steps.prune import Pruning
 from .steps.samples import Distinct
 from .steps.statistics import Statistics, align_norms
+from .steps.watch import as_arrays, look
 
 DENSE = "the dense weights are returned"
 UNSURE = "it is not sure to help"
+STAYS = "they were returned before; give sparsity='auto' to try again"
 PUBLISHED = 0.7
 """The paper's sparsity: its rule has nothing to choose by."""
 
@@ -96,9 +98,12 @@ class _Run:
         self.past, self.aligned = None, False
         if past is not None:
             self.past = past.statistics.capped(config.update.remember)
+            self.earlier = find_layers(past.model)
             _adopt_norms(self.engine.model, past.model)
         self.found = find_layers(self.engine.model)
-        self.sparsity = config.sparsity
+        self.sparsity: float | str | None = config.sparsity
+        if past is not None and past.dense:
+            self.sparsity = None
         if self.sparsity == AUTO and config.effort == "paper":
             self.sparsity = PUBLISHED
         self._choosing = self.sparsity == AUTO
@@ -114,13 +119,14 @@ class _Run:
         fresh, follows = self._dense(batches)
         observed = time.perf_counter()
         found, past = fresh.found, self.past
-        seen = fresh if past is None else past.beside(fresh, found)
+        seen = fresh if past is None else past.beside(fresh, self.earlier)
         self._need_layers(found)
         task, answer, halves, refused = self._read(seen)
         if answer is not None and answer.trust and config.check.enabled:
             worth = worth_having(seen, answer, config.check)
             answer, refused = (worth, "") if worth else (_changing_nothing(answer, seen), UNSURE)
-        choice, checked, fitted = None, None, seen
+        choice, fitted = None, seen
+        checked = Check(0, False, STAYS)
         pruning = Pruning({}, None, 0.0)
         work = Pruner(engine, found, seen, answer, config, self._bar)
         if self._choosing:
@@ -133,8 +139,7 @@ class _Run:
             # What was judged was the path; the final fit has seen the samples held back, but where
             # it failed, these show it all the same.
             again = check(engine, seen, task, answer, config.check, config.choice, self._choosing)
-            checked = again if checked is None or not again.passed else checked
-        assert checked is not None
+            checked = checked if choice is not None and again.passed else again
         solves = sum(layer.macs for layer in pruning.layers.values())
         pruned_at = time.perf_counter()
         engine.finish([*found.layers, *find_norms(engine.model)])
@@ -168,7 +173,7 @@ class _Run:
         statistics = None
         if fresh.inputs:
             statistics = Statistics.of(
-                fresh, answer, past, seen.logits if task == "classes" else None
+                fresh, pruning.inputs, answer, past, seen.logits if task == "classes" else None
             )
             statistics = statistics.compacted(config.observe.rank)
         return Result(engine.model, report, self.base, pruned, changed, statistics)
@@ -218,10 +223,15 @@ class _Run:
         """Whether the new samples have come from another device than the earlier ones."""
         if self.past is None or not (self.past.norms.keys() & seen.norms.keys()):
             return False
+        options, past = self.config.drift, self.past
         new = {name: means.double().numpy() for name, means in seen.means.items()}
-        options = self.config.drift
-        moved = movement(self.past.means, new, options)
-        self.aligned = moved.p <= options.false_alarms / 2 and moved.device
+        if movement(past.means, new, options).p > options.false_alarms / 2:
+            return False
+        batches = (*seen.calibration, *seen.held)
+        looked = look(self.engine, seen.found, batches, self.config.observe, self.config.seed)
+        new, logits = as_arrays(looked)
+        known = None if past.logits is None else familiar(past.logits.double().numpy())
+        self.aligned = judge(past.means, known, new, logits, options).cause == DEVICE
         return self.aligned
 
     def _observe(

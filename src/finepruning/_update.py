@@ -47,8 +47,11 @@ def update(
     same pretrained network; ``batches`` as for :func:`finepruning.personalize`. What was kept of
     the earlier samples counts beside the new ones, as far as ``config.update.remember`` of them go;
     so weights and classes that the new samples need come back, and those that neither needs go.
-    Where the new samples have come from another device, batch norms are aligned with it. All
-    choices are those of the first time, but for what is given; ``config`` replaces them all.
+    Where the new samples have come from another device, batch norms are aligned with it.
+
+    The network stays as sparse as it was, or dense; ``sparsity="auto"`` chooses anew, by what the
+    new samples tell, so give it where these are like all that the person has. All other choices are
+    those of the first time; ``config`` replaces them all.
 
     Raises :class:`FinepruningError` where nothing was kept, or where ``base`` is another network.
     """
@@ -65,6 +68,10 @@ def update(
         config = Config.from_dict(report["config"])
         if sparsity is not None:
             config = replace(config, sparsity=sparsity)
+        else:
+            earlier = replace(earlier, dense=not report["check"]["passed"])
+            if (choice := report["choice"]) is not None and not earlier.dense:
+                config = replace(config, sparsity=choice["sparsity"])
         if tolerance is not None:
             config = replace(config, choice=replace(config.choice, tolerance=tolerance))
             if config.sparsity != AUTO:

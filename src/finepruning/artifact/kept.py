@@ -18,6 +18,8 @@ class Past:
 
     model: nn.Module
     statistics: Statistics
+    dense: bool = False
+    """Whether its weights are the dense ones, and are to stay so."""
 
 
 _KEPT: WeakKeyDictionary[nn.Module, Statistics | Path] = WeakKeyDictionary()

@@ -98,10 +98,22 @@ def gram_macs(D: int, block: int = BLOCK) -> int:
 
 
 def eigh(H: Matrix) -> tuple[Matrix, Matrix]:
-    """Eigenvalues ``(G, D)``, the smallest first, and vectors of symmetric ``H`` ``(G, D, D)``."""
-    if isinstance(H, np.ndarray):
-        return np.linalg.eigh(H)
-    return tuple(_torch().linalg.eigh(H))
+    """Eigenvalues ``(G, D)``, the smallest first, and vectors of symmetric ``H`` ``(G, D, D)``;
+    found in float64, in which a singular ``H`` does not stop the search."""
+    library = np if isinstance(H, np.ndarray) else _torch()
+    values, vectors = library.linalg.eigh(double(H))
+    return like(values, H), like(vectors, H)
+
+
+def orthogonal(rows: Matrix) -> Matrix:
+    """Orthonormal rows that span what ``rows`` ``(G, n, D)`` do, ``n <= D``."""
+    library = np if isinstance(rows, np.ndarray) else _torch()
+    return library.linalg.qr(rows.mT)[0].mT
+
+
+def _as(X: np.ndarray, other: Matrix) -> Matrix:
+    """A NumPy array as what ``other`` is."""
+    return X if isinstance(other, np.ndarray) else _torch().from_numpy(X)
 
 
 def _torch() -> Any:
@@ -147,22 +159,43 @@ class LowRank:
         return H
 
     def compacted(self, rank: int) -> LowRank:
-        """The same with ``rank`` rows at most: the directions of most variance, and of what is left
-        the diagonal. So the diagonal stays as it is.
-
-        Source: Liberty 2013, arXiv 1206.0594, without its shrinking, which the diagonal makes up
-        for.
-        """
+        """The same with ``rank`` rows at most, as :func:`leading` has them."""
         _, rows, D = self.F.shape
-        if rows <= min(rank, D):
-            return self
-        if rows <= D:
-            _, U = eigh(self.F @ self.F.mT)
-            F = U[:, :, -rank:].mT @ self.F
-        else:
-            F = LowRank.of(self.F.mT @ self.F).F[:, -rank:]
-        left = clip_min((self.F * self.F).sum(1) - (F * F).sum(1), 0.0)
-        return LowRank(F, left if self.rest is None else self.rest + left)
+        return self if rows <= min(rank, D) else leading(self, rank)
+
+
+def leading(H: Matrix, rank: int) -> LowRank:
+    """``H`` with the directions of most variance alone, ``rank`` of them at most, and of what is
+    left the diagonal: so the diagonal stays as it is.
+
+    ``H`` is a matrix ``(G, D, D)`` or a :class:`LowRank`. A large one by subspace iteration, which
+    is exact where what is left is small. Source: Halko, Martinsson and Tropp 2011, SIAM Rev. 53.
+    """
+    diagonal = H.diagonal(0, 1, 2)
+    low = H if isinstance(H, LowRank) else None
+    D = diagonal.shape[-1]
+    rows = D if low is None else low.F.shape[1]
+    if D <= EXACT:
+        full = H if low is None else low.F.mT @ low.F
+        F = LowRank.of(full).F[:, -rank:]
+    elif rows <= EXACT and low is not None:
+        _, U = eigh(low.F @ low.F.mT)
+        F = U[:, :, -rank:].mT @ low.F
+    else:
+        plain = H if low is None else LowRank(low.F)
+        start = np.random.default_rng(0).normal(size=(rank + MORE, D))
+        Q = diagonal[:, None, :] * 0 + like(_as(start, diagonal), diagonal)[None]
+        for _ in range(PASSES):
+            Q = orthogonal(Q @ plain)
+        values, U = eigh((Q @ plain) @ Q.mT)
+        F = (clip_min(values, 0.0) ** 0.5)[:, :, None] * (U.mT @ Q)
+        F = F[:, -rank:]
+    left = clip_min(diagonal - (F * F).sum(1), 0.0)
+    return LowRank(F, left)
+
+
+EXACT, MORE, PASSES = 256, 8, 3
+"""How the directions of a large covariance are found, not which."""
 
 
 def written_out(H: Matrix) -> Matrix:

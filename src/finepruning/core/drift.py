@@ -89,6 +89,8 @@ class Novelty:
     classes: tuple[tuple[int, float], ...]
     """Classes that were not seen, and how many of the new samples are believed to be theirs, the
     most first."""
+    scores: Floats
+    """Of each new sample ``(m,)`` the probability that its class was seen."""
 
 
 def novelty(seen: Familiar, logits: Floats, options: DriftOptions = DEFAULT) -> Novelty:
@@ -108,7 +110,7 @@ def novelty(seen: Familiar, logits: Floats, options: DriftOptions = DEFAULT) -> 
     strange = (p * (1 - known)).sum(0)
     order = [int(k) for k in np.argsort(-strange, kind="stable") if strange[k] >= 1]
     classes = tuple((k, float(strange[k])) for k in order)
-    return Novelty(1 - float(old.mean()), 1 - float(new.mean()), chance, classes)
+    return Novelty(1 - float(old.mean()), 1 - float(new.mean()), chance, classes, new)
 
 
 def shuffled(new: Floats, old: Floats, shuffles: int) -> float:
@@ -198,6 +200,49 @@ def movement(
     freedom = trace**2 / squares
     statistic = float(mean @ mean) / chance / trace * freedom
     return Movement(_chi_squared(statistic, freedom), moved)
+
+
+CLASSES, DEVICE, OTHER = "classes", "device", "other"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Whether new samples are like the earlier ones, and what makes the difference."""
+
+    changed: bool
+    cause: str
+    """``classes``, ``device`` or ``other``; empty: nothing has changed."""
+    novelty: Novelty | None
+    movement: Movement
+
+
+def judge(
+    means: Mapping[str, Marginals],
+    seen: Familiar | None,
+    new: Mapping[str, Floats],
+    logits: Floats | None,
+    options: DriftOptions = DEFAULT,
+) -> Judged:
+    """Both tests, each at half of the false alarms; without classes the one there is.
+
+    Another device is what moves samples of classes that were seen, and the middle of the network at
+    least as far as its end. Where all that is new is of new classes, it cannot be told.
+    """
+    moved = movement(means, new, options)
+    if seen is None or logits is None:
+        changed = moved.p <= options.false_alarms
+        cause = (DEVICE if moved.device else OTHER) if changed else ""
+        return Judged(changed, cause, None, moved)
+    level = options.false_alarms / 2
+    found = novelty(seen, logits, options)
+    strange, far = found.p <= level, moved.p <= level
+    cause = CLASSES if strange else OTHER if far else ""
+    usual = found.scores > 0.5
+    if far and usual.sum() >= options.fewest:
+        of_usual = movement(means, {name: rows[usual] for name, rows in new.items()}, options)
+        if of_usual.p <= level and of_usual.device:
+            cause = DEVICE
+    return Judged(strange or far, cause, found, moved)
 
 
 def _chi_squared(x: float, freedom: float) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
 
-from .arrays import LowRank, Matrix, cat, clip_min, double, gram, gram_macs, written_out
+from .arrays import LowRank, Matrix, cat, clip_min, double, gram, gram_macs, leading, written_out
 
 Pair = tuple[Matrix, ...]
 """Inputs ``(G, N, D)``, the outputs wanted there ``(G, N, O)`` and, if not 1, their weight."""
@@ -106,8 +106,8 @@ class Gram:
     def compacted(self, rank: int) -> Gram:
         """The same with a :class:`~finepruning.core.arrays.LowRank` ``H`` of ``rank`` rows at
         most."""
-        H = self.H if isinstance(self.H, LowRank) else LowRank.of(self.H)
-        return replace(self, H=H.compacted(rank))
+        compact = isinstance(self.H, LowRank)
+        return replace(self, H=self.H.compacted(rank) if compact else leading(self.H, rank))
 
     def marginals(self) -> Marginals:
         """Those of each input."""

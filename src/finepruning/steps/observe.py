@@ -122,7 +122,7 @@ def observe(
         samples,
         evidence,
         watcher.norm_moments(),
-        watcher.kept_inputs(),
+        watcher.inputs.kept(),
         watcher.kept_means(),
         torch.cat(logits) if logits else None,
         tuple(held.batches),

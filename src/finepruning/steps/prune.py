@@ -25,7 +25,8 @@ from ..core.neighbours import Agreement, NeighbourOptions, agreed
 from ..network.engine import Engine
 from ..network.find import Found
 from ..network.layers import Layer, precise, version
-from .observation import Observation
+from .observation import Observation, ObserveOptions
+from .watch import Inputs
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Pruning:
     """What neighbours had to say, where they were asked."""
     seconds: float
     """Wall clock of the statistics and solves."""
+    inputs: Mapping[str, Gram] = field(default_factory=dict)
+    """Of each layer's inputs in the pruned network, as :class:`ObserveOptions` say."""
 
 
 def prune(
@@ -72,15 +75,18 @@ def prune(
     step: Callable[[int], object],
     teaching: Teaching | None = None,
     fit: Fit = fit,
+    observed: ObserveOptions | None = None,
 ) -> Pruning:
     """Prune the layers named in ``keep`` of the engine's network.
 
     ``silent`` names output rows of a layer that go whole; ``keep`` counts what stays of the others.
-    ``fit`` is how a layer is fitted, so that others can be compared in the same pass.
+    ``fit`` is how a layer is fitted, so that others can be compared in the same pass. ``observed``:
+    what is kept of the layers' inputs; None: nothing.
     """
     counts = {name: (count,) for name, count in keep.items()}
     ways = _each(fit), _each(largest)
     visitor = _Visitor(found, seen, counts, 0, silent, options, teaching, ways, step, engine)
+    visitor.observed = observed
     return visitor.pruning()
 
 
@@ -132,16 +138,20 @@ class _Visitor:
         self.path: dict[str, list[Solution]] = {}
         self.agreement: Agreement | None = None
         self.seconds = 0.0
+        self.observed: ObserveOptions | None = None
+        self.inputs = Inputs(0)
         self._shared = _Shared()
 
     def pruning(self) -> Pruning:
         """Let the calibration batches flow, and fit every layer."""
+        if self.observed is not None:
+            self.inputs = Inputs(self.observed.rank)
         expected = {name: set(evidence.sampled) for name, evidence in self.seen.evidence.items()}
         self.engine.lock_step(self.seen.calibration, self.found.places, self.visit, expected)
         for layer in self.found.layers:
             if layer.name not in self.done:
                 self.visit(layer, {})
-        return Pruning(self.done, self.agreement, self.seconds)
+        return Pruning(self.done, self.agreement, self.seconds, self.inputs.kept())
 
     def visit(self, layer: Layer, inputs: dict[int, Tensor]) -> None:
         if layer.name not in self.keeps:
@@ -177,7 +187,20 @@ class _Visitor:
         evidence = replace(evidence, gram=self._shared.known(sight))
         solutions = way(W, evidence, self.keeps[layer.name], self.options)
         self._shared.note(sight, solutions[0].gram)
+        self._keep(layer, evidence, inputs, solutions[0].gram)
         return solutions, taught
+
+    def _keep(
+        self, layer: Layer, evidence: Evidence, inputs: Mapping[int, Tensor], gram: Gram | None
+    ) -> None:
+        """Keep what the pruned network's layer sees."""
+        if self.observed is None or not self.observed.rank:
+            return
+        if gram is not None:
+            self.inputs.add(layer.name, gram)
+            return
+        for batch, x in inputs.items():
+            self.inputs.add(layer.name, Gram.few(_columns(layer, x, evidence.sampled[batch])))
 
 
 def apply(layer: Layer, solution: Solution) -> None:

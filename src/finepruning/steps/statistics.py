@@ -45,7 +45,7 @@ class Statistics:
     samples: float
     """How many they stand for."""
     inputs: Mapping[str, Gram]
-    """Of each layer's inputs, on the dense network."""
+    """Of each layer's inputs in the personal network."""
     means: Mapping[str, Marginals]
     """Of each layer, moments of single samples' mean outputs ``(1, C)``."""
     norms: Mapping[str, ChannelMoments]
@@ -59,14 +59,16 @@ class Statistics:
     def of(
         cls,
         seen: Observation,
+        inputs: Mapping[str, Gram],
         answer: Readout | None,
         past: Statistics | None,
         logits: Tensor | None,
     ) -> Statistics:
-        """Those of what was ``seen`` anew and of the ``past``; ``logits`` are of both."""
+        """Those of what was ``seen`` anew and of the ``past``; ``inputs`` are those of the personal
+        network's layers, where it is not the dense one, and ``logits`` are of both."""
         shift = None if answer is None else torch.from_numpy(answer.shift)
         means = {name: Marginals.of(each[None]) for name, each in seen.means.items()}
-        new = cls(seen.samples, seen.inputs, means, seen.norms, logits, shift)
+        new = cls(seen.samples, {**seen.inputs, **inputs}, means, seen.norms, logits, shift)
         return new if past is None else past.merge(new)
 
     def capped(self, most: int) -> Statistics:
@@ -118,17 +120,21 @@ class Statistics:
         """The same with ``rank`` directions of each layer's inputs at most."""
         return replace(self, inputs=_each(self.inputs, lambda gram: gram.compacted(rank)))
 
-    def beside(self, seen: Observation, found: Found) -> Observation:
+    def beside(self, seen: Observation, personal: Found) -> Observation:
         """What was ``seen`` of new samples, with what these say of earlier ones.
 
-        For the earlier inputs each layer is to give what it gives on the dense network.
+        For the earlier inputs each layer is to give what it gives in the ``personal`` network,
+        whose layers were fitted to what the dense ones gave.
         """
         evidence = dict(seen.evidence)
         ratio = self.samples / seen.samples
-        for layer in found.layers:
+        head = seen.trace.head
+        for layer in personal.layers:
             gram, new = self.inputs.get(layer.name), evidence.get(layer.name)
             if gram is not None and new is not None:
-                evidence[layer.name] = new.merge(_earlier(layer, gram, new, ratio))
+                ours = head is not None and layer.name == head.name
+                shift = self.shift if ours else None
+                evidence[layer.name] = new.merge(_earlier(layer, gram, new, ratio, shift))
         logits = seen.logits
         if logits is not None and self.logits is not None:
             logits = torch.cat([logits, self.logits])
@@ -136,14 +142,20 @@ class Statistics:
         return replace(seen, evidence=evidence, logits=logits, known=known)
 
 
-def _earlier(layer: Layer, gram: Gram, new: Evidence, ratio: float) -> Evidence:
-    """Evidence of earlier inputs, ``ratio`` of which count for each new one."""
-    W = precise(layer.matrix())
+def _earlier(
+    layer: Layer, gram: Gram, new: Evidence, ratio: float, shift: Tensor | None
+) -> Evidence:
+    """Evidence of earlier inputs, ``ratio`` of which count for each new one; ``shift`` is added to
+    the outputs, and is not wanted."""
+    like = new.outputs.total
+    W = precise(layer.matrix()).to(like.device)
     H = LowRank(gram.H.F.to(W), None if gram.H.rest is None else gram.H.rest.to(W))
     gram = Gram((new.count or new.inputs.count) * ratio, gram.mean.to(W), H)
     bias = W.new_zeros(W.shape[:2])
     if layer.bias is not None:
-        bias = precise(layer.bias).reshape(bias.shape)
+        bias = precise(layer.bias).to(like.device).reshape(bias.shape)
+    if shift is not None:
+        bias = bias - shift.to(bias)
     joint = Moments.linear(W, bias, gram)
     inputs = replace(gram, count=new.inputs.count * ratio).marginals()
     outputs = joint.outputs.decayed(new.outputs.count / max(gram.count / ratio, 1))

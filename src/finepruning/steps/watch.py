@@ -30,6 +30,32 @@ SOME = 4
 """Times as many rows as are kept wait to be made fewer. How it is computed, not what comes out."""
 
 
+class Inputs:
+    """Gathers mean and covariance of layers' inputs, the latter of ``rank`` rows; 0: nothing."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self._grams: dict[str, Gram] = {}
+
+    def add(self, name: str, gram: Gram) -> None:
+        """More inputs of a layer."""
+        if not self.rank:
+            return
+        before = self._grams.get(name)
+        merged = gram if before is None else before.merge(gram)
+        if not isinstance(merged.H, LowRank) or merged.H.F.shape[1] > SOME * self.rank:
+            merged = merged.compacted(self.rank)
+        self._grams[name] = merged
+
+    def kept(self) -> dict[str, Gram]:
+        """What is kept of each layer's."""
+        return {name: gram.compacted(self.rank) for name, gram in self._grams.items()}
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._grams.clear()
+
+
 @dataclass
 class _Drawn:
     """The positions drawn of one input, which other layers that see it share."""
@@ -62,7 +88,6 @@ class Watcher:
     device: torch.device
     evidence: dict[str, Evidence] = field(default_factory=dict)
     held_evidence: dict[str, Evidence] = field(default_factory=dict)
-    inputs: dict[str, Gram] = field(default_factory=dict)
     means: dict[str, list[Tensor]] = field(default_factory=dict)
     norms: dict[str, ChannelMoments] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
@@ -72,6 +97,7 @@ class Watcher:
 
     def __post_init__(self) -> None:
         self._generator = torch.Generator().manual_seed(self.seed)
+        self.inputs = Inputs(self.options.rank)
         self._drawn: list[_Drawn] = []  # of inputs that are still alive
 
     def begin(self, batch: Batch, number_: int | None, held: bool = False) -> None:
@@ -86,11 +112,6 @@ class Watcher:
     def norm_moments(self) -> dict[str, ChannelMoments]:
         """Those of the norms that were called, and as can be followed."""
         return {name: seen for name, seen in self.norms.items() if name not in self.refused}
-
-    def kept_inputs(self) -> dict[str, Gram]:
-        """What is kept of each layer's inputs."""
-        rank = self.options.rank
-        return {name: gram.compacted(rank) for name, gram in self.inputs.items()}
 
     def watch(self, tap: Layer | Norm, x: Tensor, y: Tensor) -> None:
         if isinstance(tap, Norm):
@@ -134,7 +155,7 @@ class Watcher:
             X = precise(layer.columns(x, sample, position))
             joint = Moments.of([(X, Y)])
             seen = Evidence(Marginals.of(X), Marginals.of(Y), joint=joint)
-            self._keep(layer.name, joint.gram)
+            self.inputs.add(layer.name, joint.gram)
         else:
             if drawn_.inputs is None:
                 count = max(1, len(sample) // max(1, size[0]))  # at least one position a sample
@@ -148,21 +169,12 @@ class Watcher:
             sampled = {self._number: Sampled.of(size, sample, position, Y)}
             seen = Evidence(drawn_.inputs, Marginals.of(Y), sampled=sampled)
             if drawn_.gram is not None:
-                self._keep(layer.name, drawn_.gram)
+                self.inputs.add(layer.name, drawn_.gram)
                 # The last layer's answers are looked at by themselves.
                 if size[0] == self._batch.size and layer is not self.trace.head:
                     means = layer.means(y) if real is None else sample_means(Y, sample, size[0])
                     self._keep_means(layer.name, means)
         self._into[layer.name] = before.merge(seen) if before else seen
-
-    def _keep(self, name: str, gram: Gram) -> None:
-        rank, before = self.options.rank, self.inputs.get(name)
-        if not rank:
-            return
-        merged = gram if before is None else before.merge(gram)
-        if not isinstance(merged.H, LowRank) or merged.H.F.shape[1] > SOME * rank:
-            merged = merged.compacted(rank)
-        self.inputs[name] = merged
 
     def _keep_means(self, name: str, means: Tensor) -> None:
         held = self.means.setdefault(name, [])
@@ -238,3 +250,9 @@ def look(
         torch.cat(logits) if logits else None,
         samples,
     )
+
+
+def as_arrays(seen: Look) -> tuple[dict[str, Any], Any]:
+    """Means and logits in float64, for the core."""
+    means = {name: rows.double().numpy() for name, rows in seen.means.items()}
+    return means, None if seen.logits is None else seen.logits.double().numpy()
