@@ -370,6 +370,7 @@ ELSEWHERE = {
     "network.engine.TRIM_FROM": "when memory is given back, not what comes out",
     "core.moments.PART": "how sums are computed, not what comes out",
     "core.arrays.BLOCK": "how a product is computed, not what comes out",
+    "core.drift.FEWEST": "of fewer samples a covariance has no squares",
     "steps.watch.MEANS": "samples that are looked at for drift, of which fewer do",
     "steps.watch.SOME": "how a covariance is made compact, not what it is",
     "core.readout.CLOSED": "what stands for never; any large number does",

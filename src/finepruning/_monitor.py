@@ -183,7 +183,7 @@ class Monitor:
         if self._logits is not None:
             shift = self._statistics.shift
             logits = (self._logits.double() - (0 if shift is None else shift)).numpy()
-        return self._told(judge(self._statistics.means, self._seen, new, logits, options))
+        return self._told(judge(self._statistics.usual, self._seen, new, logits, options))
 
     def _told(self, found: Judged) -> Drift:
         moved, classes = found.movement, found.novelty

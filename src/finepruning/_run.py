@@ -18,7 +18,7 @@ from ._prune import Pruner, add_shift
 from ._result import Result
 from .artifact.fingerprint import fingerprint
 from .artifact.kept import Past, remember
-from .core.drift import DEVICE, familiar, judge, movement
+from .core.drift import DEVICE, Usual, familiar, judge, movement
 from .core.readout import Readout
 from .data.batches import Batch, count_items, read_batches
 from .data.padding import unpadded
@@ -215,7 +215,7 @@ class _Run:
         else:
             normalise_anew(self.engine, usable, calibration, options.share)
         if self.past is not None:  # what norms and layers see is that of this device from now on
-            self.past = replace(self.past, means={}, norms={})
+            self.past = replace(self.past, usual=Usual({}, 1.0), norms={})
         again = self._observe(both, None, watched)
         return again.of_all(samples, seconds), follows
 
@@ -225,13 +225,13 @@ class _Run:
             return False
         options, past = self.config.drift, self.past
         new = {name: means.double().numpy() for name, means in seen.means.items()}
-        if movement(past.means, new, options).p > options.false_alarms / 2:
+        if movement(past.usual, new, options).p > options.false_alarms / 2:
             return False
         batches = (*seen.calibration, *seen.held)
         looked = look(self.engine, seen.found, batches, self.config.observe, self.config.seed)
         new, logits = as_arrays(looked)
         known = None if past.logits is None else familiar(past.logits.double().numpy())
-        self.aligned = judge(past.means, known, new, logits, options).cause == DEVICE
+        self.aligned = judge(past.usual, known, new, logits, options).cause == DEVICE
         return self.aligned
 
     def _observe(

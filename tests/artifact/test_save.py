@@ -19,12 +19,12 @@ from torch import Tensor, nn
 import finepruning
 from finepruning import FinepruningError, Result, personalize
 from finepruning.artifact import save
-from finepruning.artifact.layout import FORMAT, JSON, TENSORS
+from finepruning.artifact.layout import FORMAT, JSON, STATISTICS, TENSORS
 from saved import same_bits
 
 
 def test_what_is_in_it(me: Path, result: Result) -> None:
-    assert sorted(f.name for f in me.iterdir()) == sorted([JSON, TENSORS])
+    assert sorted(f.name for f in me.iterdir()) == sorted([JSON, STATISTICS, TENSORS])
     about = json.loads((me / JSON).read_text())
     assert about["format"] == FORMAT
     assert about["base"] == result.base
@@ -132,7 +132,7 @@ def test_others_may_read_it(result: Result, tmp_path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     assert (tmp_path / "me").stat().st_mode & 0o777 == 0o777 & ~mask
-    for file in (tmp_path / "me").iterdir():
+    for file in (tmp_path / "me" / name for name in (JSON, TENSORS)):
         assert file.stat().st_mode & 0o777 == 0o666 & ~mask
 
 

@@ -1,7 +1,8 @@
 """Statistics as tensors by name, and back.
 
-``samples``, ``logits``, ``shift``; ``inputs/LAYER/`` ``count``, ``mean``, ``F`` (float16, in units
-of ``scale``) and ``rest``; ``means/LAYER/`` and ``norms/NORM/`` the sums that they are.
+``samples``, ``squares``, ``logits``, ``shift``; ``inputs/LAYER/`` ``count``, ``mean``, ``F``
+(float16, in units of ``scale``) and ``rest``; ``means/LAYER/`` and ``norms/NORM/`` the sums that
+they are.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -18,17 +20,16 @@ from torch import Tensor
 
 from .._errors import FinepruningError
 from ..core.arrays import TINY, LowRank
+from ..core.drift import Usual
 from ..core.moments import Gram, Marginals
 from ..network.norms import ChannelMoments
 from ..steps.statistics import Statistics
 from .layout import STATISTICS
 
-SUMS: dict[str, Any] = {"means": Marginals, "norms": ChannelMoments}
-
 
 def to_tensors(statistics: Statistics) -> dict[str, Tensor]:
     """All of it, by name."""
-    found: dict[str, Any] = {"samples": statistics.samples}
+    found: dict[str, Any] = {"samples": statistics.samples, "squares": statistics.usual.squares}
     if statistics.logits is not None:
         found["logits"] = statistics.logits
     if statistics.shift is not None:
@@ -39,14 +40,16 @@ def to_tensors(statistics: Statistics) -> dict[str, Tensor]:
         parts = {"count": gram.count, "mean": gram.mean.float(), "rest": rest.float()}
         parts |= {"F": (gram.H.F / scale).half(), "scale": scale.float()}
         found |= {f"inputs/{name}/{key}": value for key, value in parts.items()}
-    for kind in SUMS:
-        for name, sums in getattr(statistics, kind).items():
+    for kind, of in (("means", statistics.usual.means), ("norms", statistics.norms)):
+        for name, sums in of.items():
             values = {f.name: getattr(sums, f.name) for f in fields(sums)}
             found |= {f"{kind}/{name}/{key}": value for key, value in values.items()}
     return {name: _tensor(value) for name, value in found.items()}
 
 
 def _tensor(value: Any) -> Tensor:
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
     if isinstance(value, Tensor):
         return value.detach().cpu().contiguous().clone()
     return torch.tensor(value, dtype=torch.float64)
@@ -69,7 +72,7 @@ def read_statistics(path: str | os.PathLike[str]) -> Statistics:
 
 
 def _of(tensors: dict[str, Tensor]) -> Statistics:
-    groups: dict[str, dict[str, dict[str, Any]]] = {"inputs": {}, **{kind: {} for kind in SUMS}}
+    groups: dict[str, dict[str, dict[str, Any]]] = {"inputs": {}, "means": {}, "norms": {}}
     for key, value in tensors.items():
         kind, _, rest = key.partition("/")
         if kind in groups:
@@ -79,11 +82,13 @@ def _of(tensors: dict[str, Tensor]) -> Statistics:
         name: Gram(p["count"], p["mean"], LowRank(p["F"].float() * p["scale"], p["rest"]))
         for name, p in groups["inputs"].items()
     }
-    sums = {
-        kind: {name: of(**parts) for name, parts in groups[kind].items()}
-        for kind, of in SUMS.items()
+    means = {
+        name: Marginals(p["count"], p["total"].numpy(), p["squares"].numpy())
+        for name, p in groups["means"].items()
     }
+    norms = {name: ChannelMoments(**parts) for name, parts in groups["norms"].items()}
+    usual = Usual(means, float(tensors["squares"]))
     return Statistics(
-        float(tensors["samples"]), inputs, sums["means"], sums["norms"],
-        tensors.get("logits"), tensors.get("shift"),
+        float(tensors["samples"]), inputs, usual, norms, tensors.get("logits"),
+        tensors.get("shift"),
     )  # fmt: skip

@@ -34,8 +34,8 @@ class DriftOptions:
     shuffles: int = number(999, 19)
     """Random divisions into earlier and new samples that the real one is compared with."""
     least: float = number(1e-3, above=0)
-    """A layer's outputs vary by no less than so much of their mean variation: what is always the
-    same may move a little."""
+    """A layer's outputs vary by no less than so much of their mean variation, and a hundredth of it
+    of their size: what is always the same may move a little."""
 
 
 DEFAULT = DriftOptions()
@@ -161,45 +161,96 @@ class Movement:
         return sum(some) / max(1, len(some))
 
 
-def movement(
-    seen: Mapping[str, Marginals], new: Mapping[str, Floats], options: DriftOptions = DEFAULT
-) -> Movement:
-    """Whether the mean outputs of layers have moved.
+@dataclass(frozen=True)
+class Usual:
+    """Where layers' outputs lay."""
 
-    ``seen`` are the moments ``(1, C)`` of single samples' mean outputs, ``new`` those of ``m`` new
-    samples, ``(m, C)``. With ``z`` the new ones, centred and scaled by what was seen, the statistic
-    is ``|mean z|^2``. By chance it is ``1/m + 1/n`` times a sum of squared normal numbers weighted
-    by the eigenvalues of ``cov z``, taken for a scaled chi-squared of the same mean and variance.
-    Source: Bai and Saranadasa 1996, Statistica Sinica 6; the variance after Srivastava 2005, J.
-    Japan Stat. Soc. 35.
+    means: Mapping[str, Marginals]
+    """Of each layer, moments of single samples' mean outputs ``(1, C)``."""
+    squares: float
+    """Sum of the squared eigenvalues of their covariance, all layers together and each output in
+    units of its deviation; these eigenvalues sum to one."""
+
+    @classmethod
+    def of(cls, means: Mapping[str, Floats], options: DriftOptions = DEFAULT) -> Usual:
+        """That of single samples' mean outputs, ``(n, C)`` of each layer."""
+        seen = {name: Marginals.of(np.asarray(rows)[None]) for name, rows in means.items()}
+        if not seen:
+            return cls({}, 1.0)
+        z = _scaled(seen, means, options)
+        return cls(seen, _traces(z)[1] if len(z) > FEWEST else 1.0)
+
+    def merge(self, other: Usual) -> Usual:
+        """That of both sets of samples."""
+        names = self.means.keys() & other.means.keys()
+        if not names:
+            return other if other.means else self
+        means = {name: self.means[name].merge(other.means[name]) for name in names}
+        n, m = (next(iter(one.means.values())).count for one in (self, other))
+        return Usual(means, (n * self.squares + m * other.squares) / (n + m))
+
+    def decayed(self, factor: float) -> Usual:
+        """The same with each sample counting ``factor`` times."""
+        means = {name: moments.decayed(factor) for name, moments in self.means.items()}
+        return Usual(means, self.squares)
+
+
+FEWEST = 3
+"""Samples from which a covariance has squares."""
+
+
+def movement(seen: Usual, new: Mapping[str, Floats], options: DriftOptions = DEFAULT) -> Movement:
+    """Whether the mean outputs of layers have moved: ``new`` are those of ``m`` new samples, ``(m,
+    C)`` of each layer.
+
+    With ``z`` the new ones, centred and scaled by what was ``seen``, the statistic is ``|mean
+    z|^2``. By chance it is ``1/m + 1/n`` times a sum of squared normal numbers weighted by the
+    eigenvalues of ``cov z``, taken for a scaled chi-squared of the same mean and variance. Source:
+    Bai and Saranadasa 1996, Statistica Sinica 6; the variance after Srivastava 2005, J. Japan Stat.
+    Soc. 35.
     """
-    names = [name for name in new if name in seen]
+    names = [name for name in new if name in seen.means]
     if not names:
         return Movement(1.0, {})
-    m, n = len(new[names[0]]), seen[names[0]].count
-    parts, moved = [], {}
-    chance = 1 / m + 1 / n
+    z = _scaled(seen.means, new, options)
+    m, n = len(z), seen.means[names[0]].count
+    chance, mean = 1 / m + 1 / n, z.mean(0)
+    parts = np.split(mean, np.cumsum([new[name].shape[1] for name in names])[:-1])
+    moved = {
+        name: float((part**2).sum() * len(names) - chance)
+        for name, part in zip(names, parts, strict=True)
+    }
+    # What was seen has a trace of one; a window of few samples may show less than that.
+    trace = max(_traces(z)[0], 1.0) if m > 1 else 1.0
+    freedom = 1 / min(max(seen.squares, 1e-3), 1.0)
+    return Movement(_chi_squared(float(mean @ mean) / chance / trace * freedom, freedom), moved)
+
+
+def _scaled(
+    seen: Mapping[str, Marginals], new: Mapping[str, Floats], options: DriftOptions
+) -> Floats:
+    """Mean outputs of samples, of all layers ``(m, C)``, centred and scaled by those seen; every
+    layer weighs alike."""
+    names = [name for name in new if name in seen]
+    parts = []
     for name in names:
-        mean, variance = (
-            np.asarray(v, np.float64)[0] for v in (seen[name].mean, seen[name].variance)
-        )
+        of, n = seen[name], seen[name].count
+        mean, variance = (np.asarray(v, np.float64)[0] for v in (of.mean, of.variance))
         scale = np.sqrt(variance * n / max(n - 1, 1))
-        scale = np.maximum(scale, max(options.least * scale.mean(), 1e-12))
-        z = (np.asarray(new[name], np.float64) - mean) / scale
-        moved[name] = float((z.mean(0) ** 2).mean() - chance)
+        least = options.least * np.maximum(scale.mean(), 0.01 * abs(mean)) + 1e-12
+        z = (np.asarray(new[name], np.float64) - mean) / np.maximum(scale, least)
         parts.append(z / math.sqrt(z.shape[1] * len(names)))
-    z = np.concatenate(parts, 1)
-    mean = z.mean(0)
+    return np.concatenate(parts, 1)
+
+
+def _traces(z: Floats) -> tuple[float, float]:
+    """Traces of the covariance of ``z`` ``(m, C)`` and of its square, free of bias."""
+    m, mean = len(z), z.mean(0)
     inner = (z - mean) @ (z - mean).T  # of the samples: there are fewer than outputs
-    trace = float(np.trace(inner)) / (m - 1)
-    squares = float((inner**2).sum()) / (m - 1) ** 2
+    trace, squares = float(np.trace(inner)) / (m - 1), float((inner**2).sum()) / (m - 1) ** 2
     if m > 2:
         squares = (m - 1) ** 2 / ((m - 2) * (m + 1)) * (squares - trace**2 / (m - 1))
-    # What was seen has a trace of one; a window of few samples may show less than that.
-    trace, squares = max(trace, 1.0), max(squares, 1e-3 * trace**2)
-    freedom = trace**2 / squares
-    statistic = float(mean @ mean) / chance / trace * freedom
-    return Movement(_chi_squared(statistic, freedom), moved)
+    return trace, squares
 
 
 CLASSES, DEVICE, OTHER = "classes", "device", "other"
@@ -217,7 +268,7 @@ class Judged:
 
 
 def judge(
-    means: Mapping[str, Marginals],
+    usual: Usual,
     seen: Familiar | None,
     new: Mapping[str, Floats],
     logits: Floats | None,
@@ -228,7 +279,7 @@ def judge(
     Another device is what moves samples of classes that were seen, and the middle of the network at
     least as far as its end. Where all that is new is of new classes, it cannot be told.
     """
-    moved = movement(means, new, options)
+    moved = movement(usual, new, options)
     if seen is None or logits is None:
         changed = moved.p <= options.false_alarms
         cause = (DEVICE if moved.device else OTHER) if changed else ""
@@ -237,10 +288,10 @@ def judge(
     found = novelty(seen, logits, options)
     strange, far = found.p <= level, moved.p <= level
     cause = CLASSES if strange else OTHER if far else ""
-    usual = found.scores > 0.5
-    if far and usual.sum() >= options.fewest:
-        of_usual = movement(means, {name: rows[usual] for name, rows in new.items()}, options)
-        if of_usual.p <= level and of_usual.device:
+    known = found.scores > 0.5
+    if far and known.sum() >= options.fewest:
+        of_known = movement(usual, {name: rows[known] for name, rows in new.items()}, options)
+        if of_known.p <= level and of_known.device:
             cause = DEVICE
     return Judged(strange or far, cause, found, moved)
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ..core.arrays import LowRank
+from ..core.drift import Usual
 from ..core.evidence import Evidence
-from ..core.moments import Gram, Marginals, Moments
+from ..core.moments import Gram, Moments
 from ..core.options import number
 from ..core.readout import Readout
 from ..data.batches import Batch
@@ -46,8 +47,8 @@ class Statistics:
     """How many they stand for."""
     inputs: Mapping[str, Gram]
     """Of each layer's inputs in the personal network."""
-    means: Mapping[str, Marginals]
-    """Of each layer, moments of single samples' mean outputs ``(1, C)``."""
+    usual: Usual
+    """Where single samples' mean outputs lie."""
     norms: Mapping[str, ChannelMoments]
     """Of each batch norm's inputs."""
     logits: Tensor | None
@@ -67,8 +68,8 @@ class Statistics:
         """Those of what was ``seen`` anew and of the ``past``; ``inputs`` are those of the personal
         network's layers, where it is not the dense one, and ``logits`` are of both."""
         shift = None if answer is None else torch.from_numpy(answer.shift)
-        means = {name: Marginals.of(each[None]) for name, each in seen.means.items()}
-        new = cls(seen.samples, {**seen.inputs, **inputs}, means, seen.norms, logits, shift)
+        usual = Usual.of({name: means.double().numpy() for name, means in seen.means.items()})
+        new = cls(seen.samples, {**seen.inputs, **inputs}, usual, seen.norms, logits, shift)
         return new if past is None else past.merge(new)
 
     def capped(self, most: int) -> Statistics:
@@ -83,7 +84,7 @@ class Statistics:
             self,
             samples=self.samples * factor,
             inputs=_each(self.inputs, lambda gram: gram.decayed(factor)),
-            means=_each(self.means, lambda means: means.decayed(factor)),
+            usual=self.usual.decayed(factor),
             norms=_each(self.norms, lambda norm: norm.decayed(factor)),
             logits=logits,
         )
@@ -102,7 +103,7 @@ class Statistics:
             other,
             samples=n + m,
             inputs={**other.inputs, **inputs},
-            means=_merged(self.means, other.means),
+            usual=self.usual.merge(other.usual),
             norms=_merged(self.norms, other.norms),
         )
 
@@ -112,7 +113,7 @@ class Statistics:
         held = [
             part for gram in self.inputs.values() for part in (gram.mean, gram.H.F, gram.H.rest)
         ]
-        held += [part for m in self.means.values() for part in (m.total, m.squares)]
+        held += [part for m in self.usual.means.values() for part in (m.total, m.squares)]
         held += [part for m in self.norms.values() for part in (m.total, m.squares, m.per_sample)]
         return sum(part.nbytes for part in (*held, self.logits, self.shift) if part is not None)
 
