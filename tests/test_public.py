@@ -105,7 +105,7 @@ ABOVE = {
     "steps": {"_errors", "core", "data", "network"},
     "artifact": {"_errors", "core", "network", "steps"},
     "_config": {"_errors", "core", "steps"},
-    "report": {"_config", "_errors", "_version", "core", "network", "steps"},
+    "report": {"_config", "_errors", "_version", "core", "data", "network", "steps"},
     "_prune": {"_config", "_errors", "core", "network", "steps"},
     "_result": {"artifact", "report", "steps"},
     "_run": {

@@ -141,6 +141,7 @@ class _Run:
             again = check(engine, seen, task, answer, config.check, config.choice, self._choosing)
             checked = checked if choice is not None and again.passed else again
         solves = sum(layer.macs for layer in pruning.layers.values())
+        solves += fresh.macs + pruning.keeping
         pruned_at = time.perf_counter()
         engine.finish([*found.layers, *find_norms(engine.model)])
         self._check_fit()
@@ -204,20 +205,20 @@ class _Run:
         align = not follows.applied and self._from_another_device(seen)
         if not follows.applied and not align:
             return seen, follows
-        calibration, samples, seconds = seen.calibration, seen.samples, seen.forward_seconds
+        calibration, first = seen.calibration, seen.light()
         usable = [norm for norm in norms if norm.name in seen.norms]
         both = (*calibration, *seen.held)
         del seen  # before as much is held again
         if align:
             assert self.past is not None
-            share = samples / (samples + self.config.update.doubt)
+            share = first.samples / (first.samples + self.config.update.doubt)
             align_norms(self.engine, usable, both, self.past.norms, share)
         else:
             normalise_anew(self.engine, usable, calibration, options.share)
         if self.past is not None:  # what norms and layers see is that of this device from now on
             self.past = replace(self.past, usual=Usual({}, 1.0), norms={})
         again = self._observe(both, None, watched)
-        return again.of_all(samples, seconds), follows
+        return again.of_all(first), follows
 
     def _from_another_device(self, seen: Observation) -> bool:
         """Whether the new samples have come from another device than the earlier ones."""

@@ -194,6 +194,21 @@ def leading(H: Matrix, rank: int) -> LowRank:
     return LowRank(F, left)
 
 
+def leading_macs(H: Matrix, rank: int) -> float:
+    """Multiply-accumulates that :func:`leading` takes, without what finds eigenvalues."""
+    low = isinstance(H, LowRank)
+    groups, rows, D = (H.F if low else H).shape
+    tried = rank + MORE
+    if D <= EXACT:
+        each = rows * D * D if low else 0
+    elif low and rows <= EXACT:
+        each = rows * rows * D + min(rank, rows) * rows * D
+    else:
+        product = 2 * tried * rows * D if low else tried * D * D
+        each = (PASSES + 1) * product + 2 * tried * tried * D
+    return float(groups * each)
+
+
 EXACT, MORE, PASSES = 256, 8, 3
 """How the directions of a large covariance are found, not which."""
 

@@ -106,8 +106,8 @@ class Gram:
     def compacted(self, rank: int) -> Gram:
         """The same with a :class:`~finepruning.core.arrays.LowRank` ``H`` of ``rank`` rows at
         most."""
-        compact = isinstance(self.H, LowRank)
-        return replace(self, H=self.H.compacted(rank) if compact else leading(self.H, rank))
+        H = self.H.compacted(rank) if isinstance(self.H, LowRank) else leading(self.H, rank)
+        return self if H is self.H else replace(self, H=H)
 
     def marginals(self) -> Marginals:
         """Those of each input."""

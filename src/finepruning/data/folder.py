@@ -139,6 +139,12 @@ class Folder(ABC, Generic[T]):
         """How many files are used."""
         return len(self._paths)
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, in the order of the samples; after a first round without those that cannot be
+        read."""
+        return tuple(path for path, _ in self._paths)
+
     @abstractmethod
     def _load(self, path: Path) -> T | str:
         """Return what the file holds, or why it is skipped."""

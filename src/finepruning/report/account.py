@@ -155,8 +155,8 @@ def account(
         halves=halves,
         norms=asdict(norms),
         neighbours=_neighbours(agreement, refused, config),
-        check=asdict(check),
-        choice=None if choice is None else asdict(choice),
+        check=_named(asdict(check), names),
+        choice=None if choice is None else _choice(asdict(choice), names),
         update=update,
         warnings=warnings,
         seconds=seconds,
@@ -164,6 +164,19 @@ def account(
         macs={"dense": dense, "personal": personal},
         forward_passes=passes + solves / max(1, dense * seen.samples),
     )
+
+
+def _named(check: dict[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+    """A check whose reason names the class that would lose most."""
+    worst = check["worst"]
+    if names is None or worst is None or not 0 <= worst < len(names):
+        return check
+    return check | {"reason": check["reason"].replace(f"class {worst} ", f"{names[worst]!r} ")}
+
+
+def _choice(choice: dict[str, Any], names: Sequence[str] | None) -> dict[str, Any]:
+    levels = [one | {"check": _named(one["check"], names)} for one in choice["levels"]]
+    return choice | {"levels": levels}
 
 
 def _layer(layer: Layer, positions: int, done: Pruned | None) -> LayerReport:

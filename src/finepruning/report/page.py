@@ -8,7 +8,7 @@ from typing import Any
 
 from .._errors import FinepruningError
 from . import plots
-from .text import check_line, halves_line, neighbours_line, norms_line, readout_line
+from .text import check_line, halves_line, neighbours_line, norms_line, readout_line, update_line
 
 EPOCHS = 10
 """Of fine-tuning, for comparison: each takes three forward passes over the samples."""
@@ -103,6 +103,7 @@ def _decisions(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("sparse network", check_line(report.get("check"), readout)),
         ("classes", readout_line(readout)),
+        *([("update", update_line(update))] if (update := report.get("update")) else []),
         ("are there enough samples?", halves_line(report.get("halves"))),
         ("batch norms", norms_line(report.get("norms"))),
         ("neighbours", neighbours_line(report.get("neighbours"))),
@@ -131,6 +132,10 @@ def _next(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Count right answers, on a few samples with labels:",
          "finepruning evaluate --model ... --personal DIR --data LABELLED"),
     ]  # fmt: skip
+    steps.append(
+        ("When your life changes, see whether it still fits, and take the new samples in:",
+         "finepruning monitor DIR --data NEW; finepruning update DIR --data NEW"),
+    )  # fmt: skip
     if not check.get("passed", True):
         steps.append(("Give more samples: what few say is vague.", ""))
         steps.append(("If you know which classes can come up, say so:", "--only-classes a,b,c"))

@@ -23,6 +23,7 @@ def summary(report: Mapping[str, Any]) -> str:
         ("read-out", 2, readout_line(readout)),
         ("classes", 2, _classes_line(report.get("classes"))),
         ("samples", 1, f"{report['samples']} unlabelled; {halves_line(report.get('halves'))}"),
+        ("update", 1, update_line(report.get("update"))),
         ("batch norms", 4, norms_line(report.get("norms"))),
         ("neighbours", 1, neighbours_line(report.get("neighbours"))),
         ("time", 1, f"{seconds['total']:.1f} s = {report['dense_passes']:.1f} times the network's"
@@ -42,6 +43,14 @@ def summary(report: Mapping[str, Any]) -> str:
                 placeholder=" ...", break_on_hyphens=False,
             )  # fmt: skip
     return "\n".join(lines[:LINES])
+
+
+def update_line(update: Mapping[str, Any] | None) -> str:
+    """What an update went on from; empty: it is none."""
+    if update is None:
+        return ""
+    device = "; batch norms aligned with another device" * bool(update["aligned"])
+    return f"beside {update['remembered']} earlier samples{device}"
 
 
 def _chosen(choice: Mapping[str, Any] | None) -> str:
@@ -70,6 +79,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         f" ({report['calibration_samples']} to fit the layers)",
         f"{'effort':<12}{report['config']['effort']}, seed {report['config']['seed']}",
         f"{'read-out':<12}{readout_line(readout)}",
+        *([f"{'update':<12}{update_line(report.get('update'))}"] if report.get("update") else []),
         f"{'halves':<12}{halves_line(report.get('halves'))}",
         f"{'batch norms':<12}{norms_line(report.get('norms'))}",
         f"{'neighbours':<12}{neighbours_line(report.get('neighbours'))}",

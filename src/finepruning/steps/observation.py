@@ -72,6 +72,8 @@ class Observation:
     held_evidence: Mapping[str, Evidence]
     """What they show of each layer, by name; empty unless asked for."""
     forward_seconds: float
+    macs: float
+    """Multiply-accumulates of what is kept of the inputs."""
     known: int = 0
     """Samples that the logits, and what else is known, stand for, earlier ones included."""
 
@@ -117,7 +119,13 @@ class Observation:
 
         return replace(self, evidence={name: thin(one) for name, one in self.evidence.items()})
 
-    def of_all(self, samples: int, seconds: float) -> Observation:
-        """The same, when it is of the calibration set alone, of ``samples`` that took
-        ``seconds``."""
-        return replace(self, samples=samples, known=samples, forward_seconds=seconds)
+    def of_all(self, first: Observation) -> Observation:
+        """The same, when it is of the calibration set alone, and the ``first`` one was of all."""
+        return replace(
+            self, samples=first.samples, known=first.samples, macs=self.macs + first.macs,
+            forward_seconds=first.forward_seconds,
+        )  # fmt: skip
+
+    def light(self) -> Observation:
+        """The same without what takes room."""
+        return replace(self, calibration=(), held=(), evidence={}, held_evidence={})

@@ -115,6 +115,7 @@ def observe(
         for layer in found.layers
         if layer.name not in evidence
     }
+    inputs = watcher.inputs.kept()
     return Observation(
         found.without(missing),
         traced,
@@ -122,7 +123,7 @@ def observe(
         samples,
         evidence,
         watcher.norm_moments(),
-        watcher.inputs.kept(),
+        inputs,
         watcher.kept_means(),
         torch.cat(logits) if logits else None,
         tuple(held.batches),
@@ -130,6 +131,7 @@ def observe(
         tuple(outputs),
         counted(watcher.held_evidence, held.batches),
         seconds,
+        watcher.inputs.macs,
     )
 
 

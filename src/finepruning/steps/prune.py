@@ -62,6 +62,8 @@ class Pruning:
     """Wall clock of the statistics and solves."""
     inputs: Mapping[str, Gram] = field(default_factory=dict)
     """Of each layer's inputs in the pruned network, as :class:`ObserveOptions` say."""
+    keeping: float = 0.0
+    """Multiply-accumulates that these took."""
 
 
 def prune(
@@ -151,7 +153,8 @@ class _Visitor:
         for layer in self.found.layers:
             if layer.name not in self.done:
                 self.visit(layer, {})
-        return Pruning(self.done, self.agreement, self.seconds, self.inputs.kept())
+        inputs = self.inputs.kept()
+        return Pruning(self.done, self.agreement, self.seconds, inputs, self.inputs.macs)
 
     def visit(self, layer: Layer, inputs: dict[int, Tensor]) -> None:
         if layer.name not in self.keeps:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._errors import FinepruningError
-from ..core.arrays import LowRank
+from ..core.arrays import LowRank, leading_macs
 from ..core.evidence import Evidence, Sampled
 from ..core.moments import Gram, Marginals, Moments
 from ..data.batches import Batch, logits_of
@@ -35,6 +35,8 @@ class Inputs:
 
     def __init__(self, rank: int) -> None:
         self.rank = rank
+        self.macs = 0.0
+        """Multiply-accumulates that it has taken."""
         self._grams: dict[str, Gram] = {}
 
     def add(self, name: str, gram: Gram) -> None:
@@ -42,14 +44,23 @@ class Inputs:
         if not self.rank:
             return
         before = self._grams.get(name)
+        if before is not None and isinstance(gram.H, LowRank) != isinstance(before.H, LowRank):
+            low = before.H.F if isinstance(before.H, LowRank) else gram.H.F
+            self.macs += low.numel() * low.shape[2]  # to write it out
         merged = gram if before is None else before.merge(gram)
         if not isinstance(merged.H, LowRank) or merged.H.F.shape[1] > SOME * self.rank:
-            merged = merged.compacted(self.rank)
+            merged = self._compacted(merged)
         self._grams[name] = merged
 
     def kept(self) -> dict[str, Gram]:
         """What is kept of each layer's."""
-        return {name: gram.compacted(self.rank) for name, gram in self._grams.items()}
+        return {name: self._compacted(gram) for name, gram in self._grams.items()}
+
+    def _compacted(self, gram: Gram) -> Gram:
+        found = gram.compacted(self.rank)
+        if found.H is not gram.H:
+            self.macs += leading_macs(gram.H, self.rank)
+        return found
 
     def clear(self) -> None:
         """Begin anew."""
