@@ -134,7 +134,8 @@ class Bench:
         anew = self.personal(new)
         return Change(
             self.name, kind, who, me.report.sparsity, alarms, len(ordinary), int(drift.changed),
-            drift.cause, drift.moved_middle, drift.moved_late, self.right(me.model, old_tests), self.right(then.model, old_tests),
+            drift.cause, drift.moved_middle, drift.moved_late,
+            self.right(me.model, old_tests), self.right(then.model, old_tests),
             self.right(self.model, tests), self.right(me.model, tests),
             self.right(then.model, tests), self.right(anew.model, tests), then.report.sparsity,
         )  # fmt: skip

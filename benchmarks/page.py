@@ -32,7 +32,15 @@ from groups import (
     summary,
 )
 from measure import RESULTS, Row
-from panel_tables import choose_lines, other_lines, size_lines, whole_lines, whole_rows
+from panel_tables import (
+    changes,
+    choose_lines,
+    level_lines,
+    other_lines,
+    size_lines,
+    whole_lines,
+    whole_rows,
+)
 from plots import draw
 from targets import harmed, targets
 from users import FOLD, NETWORKS
@@ -79,6 +87,8 @@ def panel_tables(found: Sequence[Source]) -> dict[str, str]:
         "others": other_lines(found),
         "whole": whole_lines(rows),
         "sizes": size_lines(rows),
+        "levels": level_lines(found),
+        **changes(found),
     }
     return {key: table(head, body) if body else NONE for key, (head, body) in lines.items()}
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from change import HEAD as CHANGE_HEAD
+from change import STEP_HEAD, Change, Step, change_lines, step_lines
 from groups import Source
 from measure import read_rows
 from panel_choose import HEAD as CHOOSE_HEAD
 from panel_choose import Choice, chosen
 from panel_judge import grouped, summary
+from panel_levels import HEAD as LEVELS_HEAD
+from panel_levels import Level
+from panel_levels import lines as levels_of
 from panel_others import HEAD as OTHERS_HEAD
 from panel_others import Other
 from panel_others import lines as others_of
 from panel_whole import WholeRow
 
-CHOOSE, OTHERS = "choose", "others"
+CHOOSE, OTHERS, LEVELS = "choose", "others", "levels"
 """What stands for the network in the names of these files."""
 HEAD = ("network", "asked for", "people", "dense", "gain", "worst", "worse by a point",
         "classes lost", "new class", "log-loss", "sparsity", "dense returned")  # fmt: skip
@@ -41,6 +46,31 @@ def other_lines(found: Iterable[Source]) -> Lines:
     return OTHERS_HEAD, [*others_of(rows)] if rows else []
 
 
+def level_lines(found: Iterable[Source]) -> Lines:
+    """Every sparsity beside the one chosen, the tolerance chosen with each network left out."""
+    rows = [
+        row for s in found if (s.data, s.network) == ("panel", LEVELS)
+        for row in read_rows(s.path, Level)
+    ]  # fmt: skip
+    return LEVELS_HEAD, [*levels_of(rows)] if rows else []
+
+
+def changes(found: Iterable[Source]) -> dict[str, Lines]:
+    """What a monitor notices and an update mends."""
+    parts: dict[str, list[Change]] = {"class": [], "device": []}
+    steps: list[Step] = []
+    for s in found:
+        if s.data == "change" and s.network in parts:
+            parts[s.network] += read_rows(s.path, Change)
+        elif s.data == "change":
+            steps += read_rows(s.path, Step)
+    return {
+        "new_class": (CHANGE_HEAD, [*change_lines(parts["class"])]),
+        "device": (CHANGE_HEAD, [*change_lines(parts["device"])]),
+        "twenty": (STEP_HEAD, [*step_lines(steps)]),
+    }
+
+
 AUTO = "auto"
 LEAST = 0.05
 """A network with fewer zeros is the dense one."""
@@ -49,7 +79,7 @@ LEAST = 0.05
 def whole_rows(found: Iterable[Source]) -> list[WholeRow]:
     """People with whom all of personalize was run."""
     return [
-        row for s in found if s.data == "panel" and s.network not in (CHOOSE, OTHERS)
+        row for s in found if s.data == "panel" and s.network not in (CHOOSE, OTHERS, LEVELS)
         for row in read_rows(s.path, WholeRow)
     ]  # fmt: skip
 

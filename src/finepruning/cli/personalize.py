@@ -56,6 +56,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         " (0; try 0.25)",
     )  # fmt: skip
     parser.add_argument(
+        "--keep-nothing", action="store_true",
+        help="write nothing that later updates and the monitor need",
+    )  # fmt: skip
+    parser.add_argument(
         "--no-check", dest="check", action="store_false", default=None,
         help="return the personal network even where it does not seem to help",
     )  # fmt: skip
@@ -106,7 +110,7 @@ def _config(args: argparse.Namespace, loaded: Loaded) -> Config:
     return Config(
         sparsity="auto" if args.sparsity is None else args.sparsity, choice=args.tolerance,
         effort=args.effort, seed=args.seed, readout=args.readout,
-        norms=args.norms, check=args.check,
+        norms=args.norms, check=args.check, observe={"rank": 0} if args.keep_nothing else None,
         task={name: value for name, value in task.items() if value is not None},
     )  # fmt: skip
 
