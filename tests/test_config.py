@@ -197,7 +197,9 @@ DEFAULTS = {
         "tolerance": 0.1, "share": 0.25, "most": 64, "fewest": 4, "thin": 4, "sure": 1.645,
         "unseen": 1.0,
     },
-    "drift": {"false_alarms": 0.05, "fewest": 4, "most": 512, "shuffles": 999, "least": 1e-3},
+    "drift": {
+        "false_alarms": 0.05, "device": 1e-3, "fewest": 4, "most": 512, "shuffles": 999, "least": 1e-3,
+    },
     "update": {"remember": 256, "doubt": 16.0},
     "warn": {"few": 16},
     "paper": {"steps": 7, "positions": 8000},

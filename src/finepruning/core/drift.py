@@ -27,6 +27,9 @@ class DriftOptions:
 
     false_alarms: float = number(0.05, 0, 1)
     """Share of the windows of ordinary new samples that may be taken for drift."""
+    device: float = number(0.001, 0, 1)
+    """Probability of chance below which another device is believed: batch norms are aligned then,
+    which harms where it is none."""
     fewest: int = number(4, 2)
     """Of fewer new samples nothing is said."""
     most: int = number(512, 2)
@@ -282,7 +285,8 @@ def judge(
     moved = movement(usual, new, options)
     if seen is None or logits is None:
         changed = moved.p <= options.false_alarms
-        cause = (DEVICE if moved.device else OTHER) if changed else ""
+        device = moved.device and moved.p <= options.device
+        cause = (DEVICE if device else OTHER) if changed else ""
         return Judged(changed, cause, None, moved)
     level = options.false_alarms / 2
     found = novelty(seen, logits, options)
@@ -291,7 +295,7 @@ def judge(
     known = found.scores > 0.5
     if far and known.sum() >= options.fewest:
         of_known = movement(usual, {name: rows[known] for name, rows in new.items()}, options)
-        if of_known.p <= level and of_known.device:
+        if of_known.p <= min(level, options.device) and of_known.device:
             cause = DEVICE
     return Judged(strange or far, cause, found, moved)
 
