@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--ns", help="unlabelled samples, such as 16,128")
     parser.add_argument("--kinds", help="of people, such as '3 equal;everybody'")
     parser.add_argument("--sparsities", default="0,0.5,0.7,auto")
+    parser.add_argument("--levels", help="of the sparsities that are tried, only these")
     parser.add_argument("--brief", action="store_true", help="no line for each network and kind")
     parser.add_argument("--smoke", action="store_true", help="one network, one person of each kind")
     args = parser.parse_args()
@@ -95,7 +96,8 @@ def main() -> None:
         print(choose(there, folder, people or 2, sizes or CHOOSE_SIZES, args.smoke, _say))
     if args.part == "levels" and there:
         there = [name for name in there if not NETWORKS[name].missing()]
-        print(levels(there, folder, people or 1, sizes or WHOLE_SIZES, kinds, args.smoke))
+        only = [float(s) for s in args.levels.split(",")] if args.levels else []
+        print(levels(there, folder, people or 1, sizes or WHOLE_SIZES, kinds, args.smoke, only))
     if args.part == "whole":
         sparsities = args.sparsities.split(",")
         for name in there:

@@ -1,8 +1,8 @@
 """Every sparsity beside the one that is chosen, and the tolerance that other networks choose.
 
 For a person, each sparsity of the path is tried: how many answers the held-back samples say may
-change there, and what the network pruned to it, unchecked, does on the tests. From that follows
-what any tolerance would choose, and so which one is best on all networks but one. The rows go to
+change there, and what ``personalize(sparsity=...)`` gives on the tests. From that follows what any
+tolerance would choose, and so which one is best on all networks but one. The rows go to
 ``results/panel-levels-...csv``, those that are there are not measured again.
 """
 
@@ -12,6 +12,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,9 @@ class Level:
     unpruned: float
     """Accuracy of the dense weights with what else is done."""
     after: float
-    """Of the network pruned to this sparsity, whatever is expected of it."""
-    lost: int
+    """Of the network at this sparsity, or of the dense weights where the check returns them."""
+    kept: int
+    """Whether it does not."""
 
 
 def levels(
@@ -59,8 +61,9 @@ def levels(
     sizes: Sequence[int] = SIZES,
     kinds: list[str] | None = None,
     smoke: bool = False,
+    only: Sequence[float] = (),
 ) -> str:
-    """Measure what is missing, and tell what is chosen."""
+    """Measure what is missing, and tell what is chosen; ``only`` some of the sparsities."""
     path = result_file("panel-levels-smoke" if smoke else "panel-levels")
     if smoke:
         path.unlink(missing_ok=True)
@@ -73,7 +76,7 @@ def levels(
             if (name, case.kind, case.person, case.n) in there:
                 continue
             model = model or NETWORKS[name].load()
-            for row in _tried(case, model, inputs):
+            for row in _tried(case, model, inputs, only):
                 append_row(path, row)
                 print(*vars(row).values(), file=sys.stderr, flush=True)
             if smoke:
@@ -81,7 +84,9 @@ def levels(
     return aligned([[*HEAD], *lines(read_rows(path, Level))])
 
 
-def _tried(case: Case, model: torch.nn.Module, inputs: Inputs) -> list[Level]:
+def _tried(
+    case: Case, model: torch.nn.Module, inputs: Inputs, only: Sequence[float]
+) -> list[Level]:
     """A row for each sparsity; all of them or none, so that an interrupted run goes on."""
     x, tests = inputs(case.own), inputs(case.tests)
 
@@ -91,32 +96,31 @@ def _tried(case: Case, model: torch.nn.Module, inputs: Inputs) -> list[Level]:
             model, torch.split(x, BATCH_SIZE), config=config, progress=False
         )
 
-    def after(result: finepruning.Result) -> tuple[float, int]:
-        found = score(case, "", logits(result.model, tests).double().numpy())
-        return found.after, found.lost
+    def after(result: finepruning.Result) -> float:
+        return score(case, "", logits(result.model, tests).double().numpy()).after
 
-    high = run("auto", choice=1.0)
-    assert high.report.choice is not None
-    tried = {level["sparsity"]: level["check"] for level in high.report.choice["levels"]}
-    if not tried:
-        return []
-    least = tried[min(tried)]["at_most"]
-    if least is None:  # too few samples to tell anything
-        return []
-    low = run("auto", choice=max(0.0, least - 1e-9))
-    assert low.report.choice is not None
-    # What fails for the tolerance alone is told by the other run.
-    tried = {level["sparsity"]: level["check"] for level in low.report.choice["levels"]} | tried
+    def checks(result: finepruning.Result) -> dict[float, Any]:
+        assert result.report.choice is not None
+        return {level["sparsity"]: level["check"] for level in result.report.choice["levels"]}
+
+    tried = checks(run("auto", choice=1.0))
+    if not tried or (least := tried[min(tried)]["at_most"]) is None:
+        return []  # too few samples to tell anything
+    if not only or min(only) < min(tried):
+        # What fails for the tolerance alone is told by the other run.
+        tried = checks(run("auto", choice=max(0.0, least - 1e-9))) | tried
     dense = score(case, "", case.data.logits[case.tests].astype(np.float64)).dense
-    unpruned, _ = after(run("auto", choice=0.0))
+    unpruned = after(run("auto", choice=0.0))
     rows = []
     for sparsity, check in sorted(tried.items()):
+        if only and sparsity not in only:
+            continue
         most = math.inf if check["at_most"] is None else check["at_most"]
-        found, lost = after(run(sparsity, check=False))
+        found = run(sparsity)
         rows.append(
             Level(
                 case.network, case.kind, case.person, case.n, sparsity, most, int(check["passed"]),
-                dense, unpruned, found, lost,
+                dense, unpruned, after(found), int(found.report.check["passed"]),
             )
         )  # fmt: skip
     return rows
@@ -148,10 +152,10 @@ def taken(rows: Sequence[Level], tolerance: float) -> Taken:
     return Taken(chosen.sparsity, chosen.after, rows[0].dense)
 
 
-def fixed(rows: Sequence[Level], sparsity: float, checked: bool = True) -> Taken:
-    """What one person gets from one sparsity: where it is not worth having, the dense weights."""
+def fixed(rows: Sequence[Level], sparsity: float) -> Taken:
+    """What one person gets from one sparsity."""
     for row in rows:
-        if row.sparsity == sparsity and (row.worth or not checked):
+        if row.sparsity == sparsity:
             return Taken(sparsity, row.after, row.dense)
     return Taken(0.0, rows[0].unpruned, rows[0].dense)
 
@@ -169,11 +173,11 @@ def over(rows: Sequence[Level], choose: Callable[[list[Level]], Taken]) -> list[
     return [choose(one) for one in by_person(rows)]
 
 
-def best_fixed(rows: Sequence[Level], least: float, checked: bool = True) -> tuple[float, float]:
+def best_fixed(rows: Sequence[Level], least: float) -> tuple[float, float]:
     """The sparsity, the same for everybody and not below ``least``, that gives the highest
     accuracy; and that."""
     tried = [s for s in sorted({row.sparsity for row in rows}) if s >= least - 1e-9]
-    found = [(_mean(over(rows, lambda r, s=s: fixed(r, s, checked)), "accuracy"), s) for s in tried]  # type: ignore[misc]
+    found = [(_mean(over(rows, partial(fixed, sparsity=s)), "accuracy"), s) for s in tried]
     accuracy, sparsity = max(found, default=(0.0, 0.0))
     return sparsity, accuracy
 
@@ -206,14 +210,14 @@ def best(rows: Sequence[Level], without: str = "") -> float:
 
 
 HEAD = ("network", "tolerance", "people", "dense", "accuracy", "sparsity", "harmed",
-        "best fixed", "unchecked")  # fmt: skip
+        "best fixed")  # fmt: skip
 
 
 def lines(rows: Sequence[Level]) -> list[list[str]]:
     """A line for each network, with the tolerance that the others choose and with the default.
 
     ``best fixed`` is the best of all sparsities not below the mean of those chosen, the same for
-    everybody; ``unchecked`` the same, whatever the check says of it.
+    everybody.
     """
     names = [*dict.fromkeys(row.network for row in rows)]
     usual = finepruning.Config().choice.tolerance
@@ -231,10 +235,10 @@ def lines(rows: Sequence[Level]) -> list[list[str]]:
 def _line(rows: Sequence[Level], tolerance: float, whose: str) -> list[str]:
     found = over(rows, lambda one: taken(one, tolerance))
     sparsity = _mean(found, "sparsity")
-    fixed_, unchecked = best_fixed(rows, sparsity), best_fixed(rows, sparsity, checked=False)
+    of, accuracy = best_fixed(rows, sparsity)
     return [
         rows[0].network, f"{tolerance:g}, {whose}", str(len(found)),
         f"{100 * _mean(found, 'dense'):.1f}", f"{100 * _mean(found, 'accuracy'):.1f}",
         f"{100 * sparsity:.0f} %", f"{100 * _harmed(found):.1f} %",
-        *(f"{100 * accuracy:.1f} at {s:.0%}" for s, accuracy in (fixed_, unchecked)),
+        f"{100 * accuracy:.1f} at {of:.0%}",
     ]  # fmt: skip

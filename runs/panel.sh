@@ -24,8 +24,8 @@ panel choose
 panel others
 # Every sparsity beside the one that is chosen.
 panel levels --networks wearable,beats,digits,resnet20,dscnn-small,transformer --ns 128 --people 1
-panel levels --networks lite0 --kinds "ten breeds" --ns 128 --people 2
-panel levels --networks resnet50 --kinds "ten breeds" --ns 128 --people 1
+panel levels --networks lite0 --kinds "ten breeds" --ns 128 --people 2 --levels 0.4,0.5,0.6,0.7
+panel levels --networks resnet50 --kinds "ten breeds" --ns 128 --people 1 --levels 0.4,0.5,0.6,0.7
 # All of personalize: everything default, and the sparsities that were fixed before.
 panel whole --networks wearable,beats,digits --ns 16,32,128 --people 2 --sparsities auto
 panel whole --networks resnet20,dscnn-small,transformer --ns 16,32,128 --people 1 --sparsities auto
