@@ -199,7 +199,7 @@ DEFAULTS = {
     },
     "drift": {
         "false_alarms": 0.05, "device": 1e-3, "fewest": 4, "most": 512, "shuffles": 999,
-        "least": 1e-3,
+        "held": 4.0, "least": 1e-3,
     },
     "update": {"remember": 256, "doubt": 16.0},
     "warn": {"few": 16},

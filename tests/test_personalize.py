@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 import finepruning
 from finepruning import Config, FinepruningError, Result, _prune, _run
 from finepruning.core import fit, moments
-from finepruning.steps import norms, observe, paper, prune
+from finepruning.steps import norms, observe, paper, prune, watch
 from leftovers import ambience, of_the_person, photograph, same
 from passes import nothing_left
 from unchecked import personalize
@@ -451,7 +451,7 @@ def test_an_error_at_any_layer(
 
 
 STEPS = {
-    "observe": (observe, "Marginals"), "fit": (fit, "compensate"), "plan": (_prune, "plan"),
+    "observe": (watch, "Marginals"), "fit": (fit, "compensate"), "plan": (_prune, "plan"),
     "gram": (moments, "gram"), "read out": (_run, "answers"),
     "neighbours": (prune, "agreed"), "trace": (observe, "trace"), "norms": (norms, "reduce"),
     "account": (_run, "account"), "find": (_run, "find_layers"),
@@ -508,8 +508,11 @@ def test_no_file_is_left(model: nn.Module, effort: str, tmp_path: Path,
     monkeypatch.setattr("tempfile.tempdir", None)
     personalize(model, X, effort=effort).save("me")
     assert sorted(p.name for p in tmp_path.rglob("*")) == [
-        "finepruning.json", "me", "personal.safetensors", "tmp"
+        "finepruning.json", "me", "personal.safetensors", *STATISTICS[: effort != "paper"], "tmp"
     ]  # fmt: skip
+
+
+STATISTICS = ("statistics.safetensors",)
 
 
 class Functional(nn.Module):

@@ -226,7 +226,7 @@ class _Run:
             return False
         options, past = self.config.drift, self.past
         new = {name: means.double().numpy() for name, means in seen.means.items()}
-        if movement(past.usual, new, options).p > options.false_alarms / 2:
+        if movement(past.usual, new, options=options).p > options.false_alarms / 2:
             return False
         batches = (*seen.calibration, *seen.held)
         looked = look(self.engine, seen.found, batches, self.config.observe, self.config.seed)

@@ -62,7 +62,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def personalize(model: nn.Module, batches: Iterable[Any], **options: Any) -> SimpleNamespace:
         calls.update(options, shapes=[tuple(x.shape) for x in batches])
         return SimpleNamespace(
-            report=Report(), save=lambda path: Path(path).mkdir(), model=nn.Identity()
+            report=Report(), save=lambda path, **_: Path(path).mkdir(), model=nn.Identity()
         )
 
     def load(path: str, base: nn.Module) -> nn.Module:

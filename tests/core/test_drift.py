@@ -167,3 +167,29 @@ def test_both_sets_of_samples_are_one() -> None:
     np.testing.assert_allclose(less.means["0"].mean, both.means["0"].mean)
     assert Usual({}, 1.0).merge(merged) is merged
     assert merged.merge(Usual({}, 1.0)) is merged
+
+
+def test_other_shares_of_the_same_classes_are_no_other_device() -> None:
+    """One of three classes alone moves the means, and no more than its own mean leads to expect."""
+    places = 2 * RNG.normal(size=(8, LAYERS))
+
+    def of(which: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            name: z + places[which, i, None]
+            for i, (name, z) in enumerate(outputs(len(which)).items())
+        }
+
+    which = RNG.integers(0, 3, 200)
+    known = familiar(answers(which))
+    usual = Usual.of(of(which), np.eye(8)[which])
+    one = np.full(32, 1)
+    assert movement(usual, of(one)).p < 1e-3
+    assert movement(usual, of(one), np.eye(8)[one]).p > 1e-3
+    far = {name: z + 2 for name, z in of(one).items()}
+    assert movement(usual, far, np.eye(8)[one]).p < 1e-6
+    assert judge(usual, known, of(one), answers(one)).cause != DEVICE
+    merged = Usual.of(of(which[:90]), np.eye(8)[which[:90]]).merge(
+        Usual.of(of(which[90:]), np.eye(8)[which[90:]])
+    )
+    assert merged.counts == pytest.approx(usual.counts)
+    assert movement(merged, of(one), np.eye(8)[one]).p > 1e-4

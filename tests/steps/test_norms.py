@@ -16,7 +16,7 @@ from finepruning.network.engine import Engine
 from finepruning.network.norms import ChannelMoments, Norm, find_norms, norm_places
 from finepruning.steps.norms import Following, NormOptions, following, normalise_anew
 from finepruning.steps.observation import ObserveOptions
-from finepruning.steps.observe import _Watcher
+from finepruning.steps.watch import Watcher
 from finepruning.steps.trace import Trace
 from passes import batch, engine_of
 from unchecked import personalize
@@ -62,7 +62,7 @@ def watch(net: nn.Module, x: Tensor) -> tuple[Engine, tuple[Norm, ...], dict[str
     engine = engine_of(net)
     norms = find_norms(engine.model)
     nothing = Trace({}, {}, 1, None, "", 0, "")
-    watcher = _Watcher(nothing, ObserveOptions(), 0, 1.0, engine.device)
+    watcher = Watcher(nothing, ObserveOptions(), 0, 1.0, engine.device)
     watcher.begin(batch(x), None)
     for _ in engine.stream([batch(x)], norm_places(norms), watcher.watch):
         pass

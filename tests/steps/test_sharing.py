@@ -142,13 +142,13 @@ def test_one_matrix_for_what_is_seen_together(case: str, monkeypatch: pytest.Mon
 def test_positions_are_drawn_once_for_them(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And moments of their inputs are gathered once: that is what the layers' evidence shares."""
     draws: list[int] = []
-    plain = observe._Watcher._draw
+    plain = watch.Watcher._draw
 
     def draw(self: Any, *args: Any) -> Any:
         draws.append(1)
         return plain(self, *args)
 
-    monkeypatch.setattr(observe._Watcher, "_draw", draw)
+    monkeypatch.setattr(watch.Watcher, "_draw", draw)
     result, _ = run(case, monkeypatch)
     assert len(draws) == BATCHES * (len(result.report.layers) - CASES[case][2])
 

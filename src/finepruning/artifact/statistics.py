@@ -2,7 +2,7 @@
 
 ``samples``, ``squares``, ``logits``, ``shift``; ``inputs/LAYER/`` ``count``, ``mean``, ``F``
 (float16, in units of ``scale``) and ``rest``; ``means/LAYER/`` and ``norms/NORM/`` the sums that
-they are.
+they are; ``classes`` ``(k, 2)``, numbers and samples, and ``sums/LAYER`` ``(k, C)``.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ def to_tensors(statistics: Statistics) -> dict[str, Tensor]:
         parts = {"count": gram.count, "mean": gram.mean.float(), "rest": rest.float()}
         parts |= {"F": (gram.H.F / scale).half(), "scale": scale.float()}
         found |= {f"inputs/{name}/{key}": value for key, value in parts.items()}
+    if statistics.usual.counts:
+        counts = statistics.usual.counts
+        found["classes"] = torch.tensor([*counts.items()], dtype=torch.float64)
+        for name, by in statistics.usual.sums.items():
+            found[f"sums/{name}"] = torch.from_numpy(np.stack([by[k] for k in counts])).float()
     for kind, of in (("means", statistics.usual.means), ("norms", statistics.norms)):
         for name, sums in of.items():
             values = {f.name: getattr(sums, f.name) for f in fields(sums)}
@@ -72,10 +77,17 @@ def read_statistics(path: str | os.PathLike[str]) -> Statistics:
 
 
 def _of(tensors: dict[str, Tensor]) -> Statistics:
-    groups: dict[str, dict[str, dict[str, Any]]] = {"inputs": {}, "means": {}, "norms": {}}
+    groups: dict[str, dict[str, dict[str, Any]]] = {
+        "inputs": {},
+        "means": {},
+        "norms": {},
+        "sums": {},
+    }
     for key, value in tensors.items():
         kind, _, rest = key.partition("/")
-        if kind in groups:
+        if kind == "sums":
+            groups[kind][rest] = {"": value.double().numpy()}
+        elif kind in groups:
             name, _, part = rest.rpartition("/")
             groups[kind].setdefault(name, {})[part] = value if value.ndim else value.item()
     inputs = {
@@ -87,7 +99,10 @@ def _of(tensors: dict[str, Tensor]) -> Statistics:
         for name, p in groups["means"].items()
     }
     norms = {name: ChannelMoments(**parts) for name, parts in groups["norms"].items()}
-    usual = Usual(means, float(tensors["squares"]))
+    classes = tensors.get("classes", torch.empty(0, 2))
+    counts = {int(k): float(n) for k, n in classes.tolist()}
+    sums = {name: dict(zip(counts, of[""], strict=True)) for name, of in groups["sums"].items()}
+    usual = Usual(means, float(tensors["squares"]), counts, sums)
     return Statistics(
         float(tensors["samples"]), inputs, usual, norms, tensors.get("logits"),
         tensors.get("shift"),

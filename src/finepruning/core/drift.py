@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ class DriftOptions:
     """Earlier and new samples that are compared at most, evenly spaced."""
     shuffles: int = number(999, 19)
     """Random divisions into earlier and new samples that the real one is compared with."""
+    held: float = number(4.0, 0)
+    """So many samples hold a class's mean outputs to those of all classes."""
     least: float = number(1e-3, above=0)
     """A layer's outputs vary by no less than so much of their mean variation, and a hundredth of it
     of their size: what is always the same may move a little."""
@@ -51,6 +53,8 @@ class Familiar:
     counts: Floats
     """Samples of each class ``(K,)``, as far as they are believed."""
     temperature: float
+    prior: Floats
+    """Class prior ``(K,)``."""
     scores: Floats
     """Of each of the samples ``(n,)`` the probability that the others show its class."""
 
@@ -71,12 +75,20 @@ def familiar(logits: Floats, answer: Readout | None = None) -> Familiar:
     if answer is None:
         answer = read_out(logits)
     T = max(answer.temperature, 1.0)
-    p = _softmax(logits / T)
-    R = p * answer.prior
-    R /= R.sum(1, keepdims=True)
+    p, R = _softmax(logits / T), _believed(logits, T, answer.prior)
     counts = R.sum(0)
     others = np.maximum(counts - 2 * R, 0)
-    return Familiar(counts, T, (p * (others / (others + 1))).sum(1))
+    return Familiar(counts, T, answer.prior, (p * (others / (others + 1))).sum(1))
+
+
+def believed(seen: Familiar, logits: Floats) -> Floats:
+    """How far samples of ``logits`` ``(m, K)`` are believed to be of each class ``(m, K)``."""
+    return _believed(np.asarray(logits, dtype=np.float64), seen.temperature, seen.prior)
+
+
+def _believed(logits: Floats, T: float, prior: Floats) -> Floats:
+    R = _softmax(logits / T) * prior
+    return np.asarray(R / R.sum(1, keepdims=True))
 
 
 @dataclass(frozen=True)
@@ -173,15 +185,44 @@ class Usual:
     squares: float
     """Sum of the squared eigenvalues of their covariance, all layers together and each output in
     units of its deviation; these eigenvalues sum to one."""
+    counts: Mapping[int, float] = field(default_factory=dict)
+    """Samples of each class, as far as they are believed;"""
+    sums: Mapping[str, Mapping[int, Floats]] = field(default_factory=dict)
+    """of each layer the sum of their mean outputs ``(C,)``."""
 
     @classmethod
-    def of(cls, means: Mapping[str, Floats], options: DriftOptions = DEFAULT) -> Usual:
-        """That of single samples' mean outputs, ``(n, C)`` of each layer."""
+    def of(
+        cls,
+        means: Mapping[str, Floats],
+        belief: Floats | None = None,
+        options: DriftOptions = DEFAULT,
+    ) -> Usual:
+        """That of single samples' mean outputs, ``(n, C)`` of each layer; ``belief`` ``(n, K)``:
+        how far each sample is of each class."""
+        means = _of_all(means)
         seen = {name: Marginals.of(np.asarray(rows)[None]) for name, rows in means.items()}
         if not seen:
             return cls({}, 1.0)
         z = _scaled(seen, means, options)
-        return cls(seen, _traces(z)[1] if len(z) > FEWEST else 1.0)
+        squares = _traces(z)[1] if len(z) > FEWEST else 1.0
+        if belief is None or len(belief) != len(z):
+            return cls(seen, squares)
+        counts = {int(k): float(n) for k, n in enumerate(belief.sum(0)) if n >= 1}
+        sums = {
+            name: {k: belief[:, k] @ np.asarray(rows, np.float64) for k in counts}
+            for name, rows in means.items()
+        }
+        return cls(seen, squares, counts, sums)
+
+    def expected(self, name: str, belief: Floats, options: DriftOptions) -> Floats:
+        """Mean outputs ``(m, C)`` of a layer for samples of these classes; of few samples a class's
+        mean is held to that of all."""
+        mean = np.asarray(self.means[name].mean, np.float64)[0]
+        found = np.zeros((len(belief), len(mean))) + mean
+        for k, n in self.counts.items():
+            of = (self.sums[name][k] - n * mean) / (n + options.held)
+            found += belief[:, k, None] * of
+        return found
 
     def merge(self, other: Usual) -> Usual:
         """That of both sets of samples."""
@@ -190,34 +231,65 @@ class Usual:
             return other if other.means else self
         means = {name: self.means[name].merge(other.means[name]) for name in names}
         n, m = (next(iter(one.means.values())).count for one in (self, other))
-        return Usual(means, (n * self.squares + m * other.squares) / (n + m))
+        both = [self, other]
+        counts = {
+            k: sum(one.counts.get(k, 0.0) for one in both)
+            for k in sorted(self.counts.keys() | other.counts.keys())
+        }
+        sums = {
+            name: {
+                k: np.sum([one.sums[name][k] for one in both if k in one.counts], 0) for k in counts
+            }
+            for name in names
+        }
+        squares = (n * self.squares + m * other.squares) / (n + m)
+        return Usual(means, squares, counts, sums)
 
     def decayed(self, factor: float) -> Usual:
         """The same with each sample counting ``factor`` times."""
         means = {name: moments.decayed(factor) for name, moments in self.means.items()}
-        return Usual(means, self.squares)
+        counts = {k: n * factor for k, n in self.counts.items()}
+        sums = {
+            name: {k: total * factor for k, total in of.items()} for name, of in self.sums.items()
+        }
+        return Usual(means, self.squares, counts, sums)
 
 
 FEWEST = 3
 """Samples from which a covariance has squares."""
 
 
-def movement(seen: Usual, new: Mapping[str, Floats], options: DriftOptions = DEFAULT) -> Movement:
+def movement(
+    seen: Usual,
+    new: Mapping[str, Floats],
+    belief: Floats | None = None,
+    options: DriftOptions = DEFAULT,
+) -> Movement:
     """Whether the mean outputs of layers have moved: ``new`` are those of ``m`` new samples, ``(m,
-    C)`` of each layer.
+    C)`` of each layer; with ``belief`` ``(m, K)``, beyond what it makes that other classes come up.
 
-    With ``z`` the new ones, centred and scaled by what was ``seen``, the statistic is ``|mean
-    z|^2``. By chance it is ``1/m + 1/n`` times a sum of squared normal numbers weighted by the
-    eigenvalues of ``cov z``, taken for a scaled chi-squared of the same mean and variance. Source:
-    Bai and Saranadasa 1996, Statistica Sinica 6; the variance after Srivastava 2005, J. Japan Stat.
-    Soc. 35.
+    With ``z`` the new ones, less what is expected and scaled by what was ``seen``, the statistic is
+    ``|mean z|^2``. By chance it is ``1/m + 1/n`` times a sum of squared normal numbers weighted by
+    the eigenvalues of ``cov z``, taken for a scaled chi-squared of the same mean and variance.
+    Source: Bai and Saranadasa 1996, Statistica Sinica 6; the variance after Srivastava 2005, J.
+    Japan Stat. Soc. 35.
     """
-    names = [name for name in new if name in seen.means]
+    new = _of_all({name: rows for name, rows in new.items() if name in seen.means})
+    names = [*new]
     if not names:
         return Movement(1.0, {})
+    if belief is not None:
+        new = {
+            name: new[name] - seen.expected(name, belief, options)
+            + np.asarray(seen.means[name].mean)[0]
+            for name in names
+        }  # fmt: skip
     z = _scaled(seen.means, new, options)
     m, n = len(z), seen.means[names[0]].count
     chance, mean = 1 / m + 1 / n, z.mean(0)
+    if belief is not None:
+        share = belief.mean(0)
+        chance = 1 / m + sum(share[k] ** 2 / (of + options.held) for k, of in seen.counts.items())
     parts = np.split(mean, np.cumsum([new[name].shape[1] for name in names])[:-1])
     moved = {
         name: float((part**2).sum() * len(names) - chance)
@@ -227,6 +299,12 @@ def movement(seen: Usual, new: Mapping[str, Floats], options: DriftOptions = DEF
     trace = max(_traces(z)[0], 1.0) if m > 1 else 1.0
     freedom = 1 / min(max(seen.squares, 1e-3), 1.0)
     return Movement(_chi_squared(float(mean @ mean) / chance / trace * freedom, freedom), moved)
+
+
+def _of_all(means: Mapping[str, Floats]) -> dict[str, Floats]:
+    """Those of the layers that all samples have come to; not all take the same way."""
+    most = max((len(rows) for rows in means.values()), default=0)
+    return {name: rows for name, rows in means.items() if len(rows) == most}
 
 
 def _scaled(
@@ -279,10 +357,11 @@ def judge(
 ) -> Judged:
     """Both tests, each at half of the false alarms; without classes the one there is.
 
-    Another device is what moves samples of classes that were seen, and the middle of the network at
-    least as far as its end. Where all that is new is of new classes, it cannot be told.
+    Another device is what moves samples of classes that were seen, beyond what it makes that some
+    come up more often, and the middle of the network at least as far as its end. Where all that is
+    new is of new classes, it cannot be told.
     """
-    moved = movement(usual, new, options)
+    moved = movement(usual, new, options=options)
     if seen is None or logits is None:
         changed = moved.p <= options.false_alarms
         device = moved.device and moved.p <= options.device
@@ -294,7 +373,8 @@ def judge(
     cause = CLASSES if strange else OTHER if far else ""
     known = found.scores > 0.5
     if far and known.sum() >= options.fewest:
-        of_known = movement(usual, {name: rows[known] for name, rows in new.items()}, options)
+        rows = {name: of[known] for name, of in new.items() if len(of) == len(known)}
+        of_known = movement(usual, rows, believed(seen, logits[known]), options)
         if of_known.p <= min(level, options.device) and of_known.device:
             cause = DEVICE
     return Judged(strange or far, cause, found, moved)

@@ -14,6 +14,8 @@ EPOCHS = 10
 """Of fine-tuning, for comparison: each takes three forward passes over the samples."""
 WATTS, PHONE = 15.0, 1.5
 """What a laptop's processor takes at work, and a phone with its screen on."""
+LITTLE = 0.0005
+"""A change of accuracy that is none when it is told."""
 
 
 def page(report: Mapping[str, Any], samples: Sequence[Mapping[str, str]] = ()) -> str:
@@ -69,8 +71,10 @@ def _verdict(report: Mapping[str, Any]) -> str:
     gain = check.get("gain")
     better = ""
     if gain is not None:
-        more = "more" if gain >= 0 else "fewer"
-        better = f" Of 100 answers, {100 * abs(gain):.1f} {more} are expected to be right."
+        more = f"{100 * abs(gain):.1f} {'more' if gain >= 0 else 'fewer'}"
+        if abs(gain) < LITTLE:
+            more = "as many"
+        better = f" Of 100 answers, {more} are expected to be right."
     return f"{report['sparsity']:.0%} of the network's weights are gone.{better}"
 
 

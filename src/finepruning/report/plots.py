@@ -63,7 +63,7 @@ def levels(choice: Mapping[str, Any]) -> str:
 
 
 def layers(report: Mapping[str, Any]) -> str:
-    """Zeros, computation left and error of each layer, in order."""
+    """Zeros, computation left and error of each layer, in order, as far as there are any."""
     plt_figure, context = _matplotlib()
     from matplotlib.ticker import MaxNLocator
 
@@ -75,11 +75,17 @@ def layers(report: Mapping[str, Any]) -> str:
     ]
     if any(macs):
         rows.insert(1, ("computation, %", [100 * m / sum(macs) for m in macs]))
+    rows = [(name, values) for name, values in rows if any(values)]
+    if not rows:
+        return ""
     with context(SETTINGS):
         figure = plt_figure(figsize=(7, 1.3 * len(rows) + 0.5), layout="constrained")
-        for axes, (name, values) in zip(figure.subplots(len(rows), sharex=True), rows, strict=True):
+        panels = figure.subplots(len(rows), sharex=True, squeeze=False)[:, 0]
+        for axes, (name, values) in zip(panels, rows, strict=True):
             axes.bar(range(1, len(values) + 1), values, color=MARK, width=0.8)
             axes.set_ylabel(name)
+            axes.set_ylim(0, None)
+        axes.set_xlim(0, len(of) + 1)
         axes.set_xlabel("layer")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return _svg(figure)

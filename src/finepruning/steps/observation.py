@@ -60,7 +60,9 @@ class Observation:
     inputs: Mapping[str, Gram]
     """Mean and covariance of each layer's inputs, the latter of low rank."""
     means: Mapping[str, Tensor]
-    """Of each layer, single samples' mean outputs ``(m, C)``, of some samples."""
+    """Of each layer, single samples' mean outputs ``(m, C)``, of some samples;"""
+    means_logits: Tensor | None
+    """and what these are answered with ``(m, K)``."""
     logits: Tensor | None
     """Of all samples ``(n, K)``, float32 on the CPU; None where there is no head."""
     held: tuple[Batch, ...]

@@ -23,7 +23,7 @@ from ..network.find import Found
 from ..network.norms import Norm, norm_places
 from .observation import Observation, ObserveOptions
 from .trace import Trace, trace, why_uncalled, with_functions
-from .watch import Watcher
+from .watch import MEANS, Watcher
 
 
 def observe(
@@ -71,6 +71,7 @@ def observe(
     samples, seconds = 0, 0.0
     held = _Held(*(hold_back if traced.head is not None or refit else (0.0, 0)))
     outputs: list[Tensor] = []
+    watched: list[Tensor] = []
 
     def chosen() -> Iterable[Batch]:
         """The batches, each announced to the watcher before it runs."""
@@ -99,6 +100,8 @@ def observe(
         if traced.head is not None:
             said = watcher.said if traced.end else logits_of(passed.output)
             logits.append(said.float().cpu())
+            if watcher.watching:
+                watched.append(logits[-1])
         elif held.batches and passed.batch is held.batches[-1]:
             outputs.append(output_of(passed.output))
         step(passed.batch.items)
@@ -125,6 +128,7 @@ def observe(
         watcher.norm_moments(),
         inputs,
         watcher.kept_means(),
+        torch.cat(watched)[:MEANS] if watched else None,
         torch.cat(logits) if logits else None,
         tuple(held.batches),
         tuple(held.rows),

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..core.arrays import LowRank
-from ..core.drift import Usual
+from ..core.drift import Usual, believed, familiar
 from ..core.evidence import Evidence
 from ..core.moments import Gram, Moments
 from ..core.options import number
@@ -68,7 +68,12 @@ class Statistics:
         """Those of what was ``seen`` anew and of the ``past``; ``inputs`` are those of the personal
         network's layers, where it is not the dense one, and ``logits`` are of both."""
         shift = None if answer is None else torch.from_numpy(answer.shift)
-        usual = Usual.of({name: means.double().numpy() for name, means in seen.means.items()})
+        means = {name: rows.double().numpy() for name, rows in seen.means.items()}
+        belief = None
+        if logits is not None and seen.means_logits is not None:
+            known = familiar(logits.double().numpy())
+            belief = believed(known, seen.means_logits.double().numpy())
+        usual = Usual.of(means, belief)
         new = cls(seen.samples, {**seen.inputs, **inputs}, usual, seen.norms, logits, shift)
         return new if past is None else past.merge(new)
 
@@ -114,6 +119,7 @@ class Statistics:
             part for gram in self.inputs.values() for part in (gram.mean, gram.H.F, gram.H.rest)
         ]
         held += [part for m in self.usual.means.values() for part in (m.total, m.squares)]
+        held += [part for of in self.usual.sums.values() for part in of.values()]
         held += [part for m in self.norms.values() for part in (m.total, m.squares, m.per_sample)]
         return sum(part.nbytes for part in (*held, self.logits, self.shift) if part is not None)
 

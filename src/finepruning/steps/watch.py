@@ -120,6 +120,11 @@ class Watcher:
         self._called: set[str] = set()
         self.said = torch.empty(0)
 
+    @property
+    def watching(self) -> bool:
+        """Whether the layers are looked at, in the batch that passes."""
+        return self._number is not None
+
     def norm_moments(self) -> dict[str, ChannelMoments]:
         """Those of the norms that were called, and as can be followed."""
         return {name: seen for name, seen in self.norms.items() if name not in self.refused}
