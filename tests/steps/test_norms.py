@@ -16,8 +16,8 @@ from finepruning.network.engine import Engine
 from finepruning.network.norms import ChannelMoments, Norm, find_norms, norm_places
 from finepruning.steps.norms import Following, NormOptions, following, normalise_anew
 from finepruning.steps.observation import ObserveOptions
-from finepruning.steps.watch import Watcher
 from finepruning.steps.trace import Trace
+from finepruning.steps.watch import Watcher
 from passes import batch, engine_of
 from unchecked import personalize
 
@@ -209,7 +209,8 @@ def test_another_device_is_met(net: nn.Module) -> None:
 def test_two_more_passes_are_accounted(net: nn.Module) -> None:
     passes = [
         personalize(
-            net, shifted(), config=Config(norms=share, neighbours=0), progress=False
+            net, shifted(), config=Config(norms=share, neighbours=0, observe={"rank": 0}),
+            progress=False,
         )
         .report.forward_passes
         for share in (0.0, 0.25)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from finepruning import Result
 from finepruning.core import evidence, moments
-from finepruning.steps import observe, prune
+from finepruning.steps import prune, watch
 from unchecked import personalize
 
 GENERATOR = torch.Generator().manual_seed(0)
