@@ -26,8 +26,7 @@ from panel_people import Case, Data
 from panel_whole import SIZES, Inputs, cases
 
 import finepruning
-from finepruning.research import BATCH_SIZE
-from finepruning.steps.choose import HIGH, LOW, MIDDLE
+from finepruning.research import BATCH_SIZE, HIGH, LOW, MIDDLE
 
 TOLERANCES = (0.02, 0.03, 0.05, 0.07, 0.1, 0.12, 0.15, 0.2, 0.3)
 

@@ -194,7 +194,7 @@ DEFAULTS = {
         "recall": 0.35, "recognised": 0.5, "samples": 2.0, "belief": 2048,
     },
     "choice": {
-        "tolerance": 0.1, "share": 0.25, "most": 64, "fewest": 4, "thin": 4, "sure": 1.645,
+        "tolerance": 0.12, "share": 0.25, "most": 64, "fewest": 4, "thin": 4, "sure": 1.645,
         "unseen": 1.0,
     },
     "drift": {

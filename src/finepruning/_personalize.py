@@ -45,7 +45,7 @@ def personalize(
     where to work (default: where the model is). ``progress`` shows bars on a terminal.
 
     ``sparsity`` is the share of the weights to remove. By default (``auto``) it is the largest at
-    which, of 100 answers, at most ``100 * tolerance`` (default 10) change beside the dense network
+    which, of 100 answers, at most ``100 * tolerance`` (default 12) change beside the dense network
     with its read-out, as samples held back tell; these are taken in again for the final fit.
 
     ``effort`` (``best``, ``fast`` or ``paper``; default ``best``), ``readout`` (default True) and

@@ -23,12 +23,16 @@ from .network.layers import Layer, precise
 from .network.norms import Norm
 from .network.taps import Call, Place
 from .report.memory import PeakMemory
+from .steps.choose import HIGH, LOW, MIDDLE
 from .steps.observation import Observation
 from .steps.observe import observe
 from .steps.prune import prune
 
 __all__ = [
     "BATCH_SIZE",
+    "HIGH",
+    "LOW",
+    "MIDDLE",
     "Call",
     "Engine",
     "Evidence",

@@ -25,8 +25,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--tolerance", type=options.share,
-        help="of all answers, the share that may change where the sparsity is auto (0.1: of 100"
-        " answers, 10)",
+        help="of all answers, the share that may change where the sparsity is auto (0.12: of"
+        " 100 answers, 12)",
     )  # fmt: skip
     parser.add_argument("--effort", choices=["fast", "best", "paper"], default="best")
     parser.add_argument(

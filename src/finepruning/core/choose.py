@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 class ChoiceOptions:
     """How ``sparsity="auto"`` chooses."""
 
-    tolerance: float = number(0.1, 0, 1)
+    tolerance: float = number(0.12, 0, 1)
     """Share of the answers that may change, beside the dense network with its read-out: of 100, so
     many."""
     share: float = number(0.25, 0, 0.5)
