@@ -44,3 +44,7 @@ def adapts(module: nn.Module, x: Tensor) -> None:
         assert Y.shape == (groups, len(chosen), outputs)
         expected = X @ matrix.mT + bias.view(groups, 1, outputs)
         torch.testing.assert_close(Y.double(), expected.double(), atol=1e-9, rtol=1e-9)
+    size = layer.positions(x)
+    Y = layer.rows(y, sample, position).transpose(0, 1).reshape(*size, -1)
+    for means in (layer.means, lambda *of: Layer.means(layer, *of)):
+        torch.testing.assert_close(means(y, size).double(), Y.double().mean(1))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import Layer
+from .layers import Layer, precise
 
 CONVS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -89,8 +89,8 @@ class ConvLayer(Layer):
         y = self._batched(y).flatten(2)
         return y[sample, :, position].reshape(len(sample), self.groups, -1).transpose(0, 1)
 
-    def means(self, y: Tensor) -> Tensor:
-        return super().means(self._batched(y))
+    def means(self, y: Tensor, size: tuple[int, int]) -> Tensor:
+        return precise(self._batched(y)).flatten(2).mean(2)
 
 
 class NormedConvLayer(ConvLayer):

@@ -90,9 +90,14 @@ class Layer(ABC):
     def rows(self, y: Tensor, sample: Tensor, position: Tensor) -> Tensor:
         """The outputs ``(G, N, O)`` at the same positions."""
 
-    def means(self, y: Tensor) -> Tensor:
-        """Mean outputs of each sample over all positions ``(samples, C)``, channels second."""
-        return precise(y).flatten(2).mean(2)
+    def means(self, y: Tensor, size: tuple[int, int]) -> Tensor:
+        """Mean outputs ``(samples, C)`` of each sample over all its positions, which
+        :meth:`positions` gave as ``size``."""
+        samples, positions = size
+        sample = torch.arange(samples, device=y.device).repeat_interleave(positions)
+        position = torch.arange(positions, device=y.device).repeat(samples)
+        rows = precise(self.rows(y, sample, position))
+        return rows.transpose(0, 1).reshape(samples, positions, -1).mean(1)
 
 
 class LinearLayer(Layer):
@@ -112,9 +117,8 @@ class LinearLayer(Layer):
     def rows(self, y: Tensor, sample: Tensor, position: Tensor) -> Tensor:
         return self.columns(y, sample, position)
 
-    def means(self, y: Tensor) -> Tensor:
-        samples, positions = self.positions(y)
-        return precise(y.reshape(samples, positions, y.shape[-1])).mean(1)
+    def means(self, y: Tensor, size: tuple[int, int]) -> Tensor:
+        return precise(y.reshape(*size, y.shape[-1])).mean(1)
 
 
 class TransposedLinearLayer(LinearLayer):

@@ -188,7 +188,9 @@ class Watcher:
                 self.inputs.add(layer.name, drawn_.gram)
                 # The last layer's answers are looked at by themselves.
                 if size[0] == self._batch.size and layer is not self.trace.head:
-                    means = layer.means(y) if real is None else sample_means(Y, sample, size[0])
+                    means = (
+                        layer.means(y, size) if real is None else sample_means(Y, sample, size[0])
+                    )
                     self._keep_means(layer.name, means)
         self._into[layer.name] = before.merge(seen) if before else seen
 
