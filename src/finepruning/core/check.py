@@ -131,7 +131,10 @@ def against(e: Expected, options: CheckOptions = DEFAULT) -> str:
     'accuracy is expected to change by +0.2%'
     """
     if e.gain < options.margin:
-        return f"accuracy is expected to change by {e.gain:+.1%}"
+        by = f"{e.gain:+.1%}"
+        if by.strip("+-") == "0.0%":
+            by = "nothing, and more answers than that by chance"
+        return f"accuracy is expected to change by {by}"
     if e.gain < options.sure * e.error:
         return (
             f"too few samples show it: accuracy is expected to change by {e.gain:+.1%}, give or"
