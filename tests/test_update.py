@@ -114,6 +114,9 @@ def test_from_the_folder_as_from_memory(small: nn.Module, me: Result, tmp_path: 
     assert three.report.update is not None
     assert three.report.update["remembered"] == 144
     assert sorted(p.name for p in tmp_path.iterdir()) == ["me"]  # nothing is left lying about
+    (tmp_path / "me" / "notes.txt").write_text("mine")
+    two.save(tmp_path / "me", replace=True)
+    assert (tmp_path / "me" / "notes.txt").read_text() == "mine"  # and nothing of theirs is lost
 
 
 def test_the_same_bits_again(small: nn.Module, me: Result) -> None:

@@ -118,6 +118,7 @@ def monitor(
     config = Config()
     if isinstance(personal, Result):
         statistics = personal.statistics
+        config = Config.from_dict(personal.report.config)
     elif personal is not None:
         statistics = read_statistics(personal)
         config = Config.from_dict(read_report(personal)["config"])

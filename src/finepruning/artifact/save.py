@@ -82,14 +82,21 @@ def save(
 
 
 def _swapped(aside: str, out: Path) -> str:
-    """Put a folder in the place of another; the old one, to be removed."""
+    """Put a folder in the place of another, with whatever else lies there; the old one, to be
+    removed."""
     old = tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.absolute().parent)
-    os.rename(out, Path(old, out.name))
+    before = Path(old, out.name)
     try:
+        os.rename(out, before)
         os.rename(aside, out)
     except OSError:
-        os.rename(Path(old, out.name), out)
+        if before.exists():
+            os.rename(before, out)
+        shutil.rmtree(old, ignore_errors=True)
         raise
+    for other in before.iterdir():
+        if other.name not in (JSON, TENSORS, STATISTICS):
+            os.rename(other, out / other.name)
     return old
 
 

@@ -158,6 +158,10 @@ class LowRank:
             H[:, each, each] += self.rest
         return H
 
+    def to(self, device: Any) -> LowRank:
+        """The same on another device, where it is of tensors."""
+        return LowRank(self.F.to(device), None if self.rest is None else self.rest.to(device))
+
     def compacted(self, rank: int) -> LowRank:
         """The same with ``rank`` rows at most, as :func:`leading` has them."""
         _, rows, D = self.F.shape

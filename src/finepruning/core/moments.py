@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any
 
 from .arrays import LowRank, Matrix, cat, clip_min, double, gram, gram_macs, leading, written_out
 
@@ -108,6 +109,10 @@ class Gram:
         most."""
         H = self.H.compacted(rank) if isinstance(self.H, LowRank) else leading(self.H, rank)
         return self if H is self.H else replace(self, H=H)
+
+    def to(self, device: Any) -> Gram:
+        """The same on another device, where it is of tensors."""
+        return replace(self, mean=self.mean.to(device), H=self.H.to(device))
 
     def marginals(self) -> Marginals:
         """Those of each input."""

@@ -47,6 +47,11 @@ class ChannelMoments:
         """The same with each sample counting ``factor`` times."""
         return ChannelMoments(*(factor * part for part in self._parts()))
 
+    def to(self, device: Any) -> ChannelMoments:
+        """The same on another device."""
+        parts = (self.total, self.squares, self.per_sample)
+        return ChannelMoments(self.count, self.samples, *(part.to(device) for part in parts))
+
     def _parts(self) -> tuple[Any, ...]:
         return self.count, self.samples, self.total, self.squares, self.per_sample
 

@@ -74,7 +74,10 @@ class Statistics:
             known = familiar(logits.double().numpy())
             belief = believed(known, seen.means_logits.double().numpy())
         usual = Usual.of(means, belief)
-        new = cls(seen.samples, {**seen.inputs, **inputs}, usual, seen.norms, logits, shift)
+        # On the CPU, wherever the network is: there it is merged, and there a file is read.
+        grams = _each({**seen.inputs, **inputs}, lambda gram: gram.to("cpu"))
+        norms = _each(seen.norms, lambda norm: norm.to("cpu"))
+        new = cls(seen.samples, grams, usual, norms, logits, shift)
         return new if past is None else past.merge(new)
 
     def capped(self, most: int) -> Statistics:
@@ -185,7 +188,7 @@ def align_norms(
     def visit(norm: Norm, inputs: dict[int, Tensor]) -> None:
         moments = reduce(ChannelMoments.merge, map(ChannelMoments.of, inputs.values()))
         if norm.name in past:
-            norm.align(past[norm.name], moments, share)
+            norm.align(past[norm.name].to(engine.device), moments, share)
 
     engine.lock_step(batches, norm_places(norms), visit)
 
