@@ -240,7 +240,7 @@ class _Work:
         evidence = seen.observation.evidence
         uncalled = [layer.name for layer in found.layers if layer.name not in evidence]
         self.found = found.without(dict.fromkeys(uncalled, "never called"))
-        self.keep = budget(found.weights, sparsity) - self.found.weights_skipped
+        self.keep = budget(self.found.weights, sparsity)
         self.observed, self.passes = False, 0.0
 
     @property

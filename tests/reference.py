@@ -131,15 +131,16 @@ class Network:
         self.moved: dict[str, float] = {}
         """How far the means have moved, in variances, at each batch norm that was called."""
         self.weights: dict[str, Weight] = {}
-        self.skipped = 0
         self.owners: dict[int, str] = {}
+        self.free: set[str] = set()
+        """Layers the mean of whose outputs can be moved: by a bias, or by the batch norm behind."""
+        self.gave: dict[int, tuple[str, Array]] = {}
         skipped: set[int] = set()
         inside = {m.out_proj for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
         for name, m in model.named_modules():
             if m in inside or id(getattr(m, "weight", None)) in skipped:
                 continue
             if name in left_alone:
-                self.skipped += m.weight.numel()
                 skipped.add(id(m.weight))
                 continue
             if isinstance(m, nn.MultiheadAttention):
@@ -156,12 +157,14 @@ class Network:
                 self._own(name, W.reshape(groups, W.shape[0] // groups, -1), m.bias)
 
     def _own(self, name: str, W: torch.Tensor, b: torch.Tensor | None) -> None:
+        if b is not None:
+            self.free.add(name)
         bias = np.zeros(W.shape[:2]) if b is None else array(b).reshape(W.shape[:2])
         self.weights[name] = Weight(array(W), bias)
 
     @property
     def total(self) -> int:
-        return sum(w.W.size for w in self.weights.values()) + self.skipped
+        return sum(w.W.size for w in self.weights.values())
 
     @property
     def zeros(self) -> int:
@@ -191,7 +194,9 @@ class Network:
             X, out = conv_patches(m, args[0])
             Y = self._product(owner, X)  # (G, samples * positions, O)
             Y = Y.reshape(len(Y), len(args[0]), -1, Y.shape[2]).transpose(1, 0, 3, 2)
-            return Y.reshape(len(args[0]), -1, *out)
+            Y = Y.reshape(len(args[0]), -1, *out)
+            self.gave[id(Y)] = owner, Y
+            return Y
         if owner is not None:
             return self._linear(owner, args[0])
         if isinstance(m, nn.modules.batchnorm._BatchNorm) and args[0].ndim > 2:
@@ -201,6 +206,8 @@ class Network:
         return result.numpy()
 
     def _watch_norm(self, name: str, m: Any, x: Array) -> None:
+        if id(x) in self.gave:
+            self.free.add(self.gave[id(x)][0])
         if TRACED_TOO and not self.follow:
             x = np.concatenate([x[:1], x])
         channels = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1)
@@ -311,8 +318,8 @@ def personalize(
     calls: dict[str, list[tuple[Array, Array]]] = defaultdict(list)
     logits = net.forward(x, lambda name, X: calls[name].append((X, net.weights[name](X))))
     for name in [n for n in net.weights if n not in calls]:
-        net.skipped += net.weights.pop(name).W.size
-    keep = int(np.floor(net.total * (1 - settings.sparsity) + 1e-9)) - net.skipped
+        net.weights.pop(name)
+    keep = int(np.floor(net.total * (1 - settings.sparsity) + 1e-9))
     dense = {
         name: (np.concatenate([X for X, _ in xy], 1), np.concatenate([Y for _, Y in xy], 1))
         for name, xy in calls.items()
@@ -343,7 +350,8 @@ def personalize(
             q = dense[name][1][0] + shift
             change, outcome.agreement = neighbours(q, X[0], settings.neighbours)
             dense[name] = dense[name][0], dense[name][1] + change
-        given = net.weights[name].W, dense[name], X, keeps[name], silent if name == head else None
+        rows = silent if name == head else None
+        given = net.weights[name].W, dense[name], X, keeps[name], rows, name in net.free
         if settings.effort == "best":
             fitted = compensate(*given, settings.ridge)
         else:
@@ -375,7 +383,8 @@ def plan(
     energies = {}
     for name, w in net.weights.items():
         X, Y = dense[name]
-        energy = w.W**2 * X.var(1)[:, None, :] / (Y.var(1).sum() or 1)
+        power = X.var(1) if name in net.free else (X**2).mean(1)
+        energy = w.W**2 * power[:, None, :] / (Y.var(1).sum() or 1)
         dead = silent.get(name)
         energies[name] = energy if dead is None else energy[:, ~dead]
     narrow = {name: e.size for name, e in energies.items() if e.shape[2] < NARROW}
@@ -445,16 +454,20 @@ def compensate(
     X: Array,
     keep: int,
     silent: Array | None,
+    free: bool,
     ridge_factor: float,
 ) -> tuple[Weight, float]:
-    """``best``: refit to the dense outputs, remove in stages, refit, half the gain, the mean."""
+    """``best``: refit to the dense outputs, remove in stages, refit, half the gain, the mean.
+
+    Where the mean is not ``free`` all moments are about zero.
+    """
     Y = dense[1]
     N, (G, _, D) = X.shape[1], W.shape
     stages, first, each, after = schedule(N, D)
     live = np.ones(W.shape[1], dtype=bool) if silent is None else ~silent
     strength = ridge_factor * max(1, D / N)
-    x, y = X.mean(1), Y.mean(1)
-    H = [np.cov(X[g].T, bias=True).reshape(D, D) for g in range(G)]
+    x, y = X.mean(1) * free, Y.mean(1) * free
+    H = [(X[g] - x[g]).T @ (X[g] - x[g]) / N for g in range(G)]
     C = [(X[g] - x[g]).T @ (Y[g] - y[g]) / N for g in range(G)]
     ridge = [strength * np.diag(H[g]) + 1e-30 for g in range(G)]
     ridge = [r + RIDGE_FLOOR * np.diag(h).mean() for r, h in zip(ridge, H, strict=True)]
@@ -481,8 +494,9 @@ def compensate(
             mask = largest(np.where(mask, cost, 0), count) & mask
             V = refit(V * mask, mask, after if last else each)
     for g, o in product(range(G), np.flatnonzero(live)):
-        V[g, o] *= scale_of(V[g, o] @ H[g] @ V[g, o], Y[g, :, o].var()) ** REPAIR
-    return with_mean(V, X, Y, live)
+        wanted = ((Y[g, :, o] - y[g, o]) ** 2).mean()
+        V[g, o] *= scale_of(V[g, o] @ H[g] @ V[g, o], wanted) ** REPAIR
+    return with_mean(V, X, Y, live, free)
 
 
 def rescale(
@@ -491,6 +505,7 @@ def rescale(
     X: Array,
     keep: int,
     silent: Array | None,
+    free: bool,
 ) -> tuple[Weight, float]:
     """``fast``: the weights of most output energy stay; mean and variance are restored in full."""
     DX, Y = dense
@@ -498,21 +513,24 @@ def rescale(
     if silent is not None:
         score[:, silent] = -1
     V = W * largest(score, keep)
-    now = Weight(V, np.zeros(V.shape[:2]))(X).var(1)
+    plain = Weight(V, np.zeros(V.shape[:2]))(X)
     for g, o in np.ndindex(*V.shape[:2]):
-        V[g, o] *= scale_of(now[g, o], Y[g, :, o].var())
+        now, wanted = plain[g, :, o], Y[g, :, o]
+        now, wanted = (y - y.mean() * free for y in (now, wanted))
+        V[g, o] *= scale_of((now**2).mean(), (wanted**2).mean())
     live = np.ones(V.shape[1], dtype=bool) if silent is None else ~silent
-    return with_mean(V, X, Y, live)
+    return with_mean(V, X, Y, live, free)
 
 
 def scale_of(now: float, wanted: float) -> float:
     return np.sqrt(np.clip((wanted + 1e-30) / (now + 1e-30), LIMIT**-2, LIMIT**2))
 
 
-def with_mean(V: Array, X: Array, Y: Array, live: Array) -> tuple[Weight, float]:
-    """The bias that restores the mean outputs, and the share of variance that is then missed."""
+def with_mean(V: Array, X: Array, Y: Array, live: Array, free: bool) -> tuple[Weight, float]:
+    """The bias that restores the mean outputs, where it is ``free``, and the share of variance that
+    is then missed."""
     fitted = Weight(V, np.zeros(V.shape[:2]))
-    fitted.b = (Y - fitted(X)).mean(1)
+    fitted.b = (Y - fitted(X)).mean(1) * free
     missed = ((Y - fitted(X)) ** 2).mean(1)[:, live].sum()
     return fitted, missed / (Y.var(1)[:, live].sum() + 1e-30)
 

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 import finepruning
 from finepruning import Config, FinepruningError, Result, _prune, _run
 from finepruning.core import fit, moments
-from finepruning.steps import norms, observe, paper, prune, watch
+from finepruning.steps import norms, paper, prune, trace, watch
 from leftovers import ambience, of_the_person, photograph, same
 from passes import nothing_left
 from unchecked import personalize
@@ -350,7 +350,7 @@ BAD: dict[str, tuple[Callable[[nn.Module], Any], str]] = {
         lambda m: personalize(
             nn.Sequential(nn.Conv2d(3, 1, 1), nn.ConvTranspose2d(1, 64, 3)), X, sparsity=0.9
         ),
-        "sparsity=0.9: .*left alone.*give",
+        "sparsity=0.9: would leave 0 of 3 weights for 1 layers.*give 0.666 at most",
     ),
     "more sparsity than layers can bear": (
         lambda m: personalize(m, X, sparsity=0.9999), "sparsity=0.9999: .*give",
@@ -415,9 +415,10 @@ class Stops(nn.Module):
 
 
 LAYERS = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
-TRACE, PASS = 3 * 6, 5 * 6
+TRACE, PASS = 5 * 6, 5 * 6
 """Calls of the network's layers in the trace of one sample, before which two more show how pictures
-may lie in memory; and in a pass of the five batches."""
+may lie in memory, and after which two more show which batch norms take up a shift; and in a pass of
+the five batches."""
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
@@ -431,7 +432,7 @@ def test_the_layers_calls(model: nn.Module, effort: str, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("error", [ValueError, MemoryError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize(
     "call",
-    [1, 6, TRACE - 5, TRACE, TRACE + 1, TRACE + 7, TRACE + 21, TRACE + PASS,
+    [1, 6, TRACE - 13, TRACE - 12, TRACE + 1, TRACE + 7, TRACE + 21, TRACE + PASS,
      *range(TRACE + PASS + 1, TRACE + 2 * PASS + 1, 4), TRACE + 2 * PASS],
 )  # fmt: skip
 def test_an_error_at_any_layer(
@@ -453,7 +454,7 @@ def test_an_error_at_any_layer(
 STEPS = {
     "observe": (watch, "Marginals"), "fit": (fit, "compensate"), "plan": (_prune, "plan"),
     "gram": (moments, "gram"), "read out": (_run, "answers"),
-    "neighbours": (prune, "agreed"), "trace": (observe, "trace"), "norms": (norms, "reduce"),
+    "neighbours": (prune, "agreed"), "trace": (trace, "trace"), "norms": (norms, "reduce"),
     "account": (_run, "account"), "find": (_run, "find_layers"),
     "base": (_run, "fingerprint"), "paper": (paper, "top"),
 }  # fmt: skip
@@ -541,11 +542,12 @@ def test_a_weight_that_a_function_uses_is_intercepted_or_named() -> None:
     )
     assert identical(called.model, linear.model)
     assert [layer.name for layer in linear.report.layers] == ["fc", "head"]
-    assert [layer.name for layer in product.report.layers] == ["head"]
-    assert "is handed to" in product.report.left_alone["fc"]
-    assert torch.equal(product.model.fc.weight, Functional("product").fc.weight)
-    with pytest.raises(FinepruningError, match=r"^model: .*fc: its weight is handed to"):
-        personalize(Functional("products alone"), x)
+    # Its bias is not used.
+    assert [layer.name for layer in product.report.layers] == ["fc", "head"]
+    assert torch.equal(product.model.fc.bias, Functional("product").fc.bias)
+    alone = personalize(Functional("products alone"), x, sparsity=0.5)
+    assert [layer.name for layer in alone.report.layers] == ["fc", "head"]
+    assert alone.report.sparsity >= 0.5
 
 
 def test_the_report_is_json(model: nn.Module) -> None:

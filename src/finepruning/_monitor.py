@@ -169,6 +169,8 @@ class Monitor:
             seen = look(self._engine, self._found, real, observe, self._config.seed)
         self.samples += seen.samples
         for name, means in seen.means.items():
+            offset = self._statistics.offsets.get(name)
+            means = means if offset is None else means + offset.to(means)
             self._means[name] = _last(self._means.get(name), means, most)
         if seen.logits is not None:
             self._logits = _last(self._logits, seen.logits, most)

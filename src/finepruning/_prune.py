@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -86,7 +87,7 @@ class Pruner:
     def _silent(self) -> dict[str, Tensor]:
         """Outputs that never come up, as the user says."""
         head, answer = self.seen.trace.head, self.answer
-        if answer is None or head is None or answer.prior.all():
+        if answer is None or head is None or not self.seen.trace.direct or answer.prior.all():
             return {}
         return {head.name: torch.from_numpy(answer.prior == 0).to(head.weight.device)}
 
@@ -95,7 +96,7 @@ class Pruner:
         """What neighbours say, to the last layer; what they change is nothing to be faithful to, so
         not where the network is only to stay as good as it is."""
         head, options, answer = self.seen.trace.head, self.config.neighbours, self.answer
-        if not options.weight or answer is None or head is None:
+        if not options.weight or answer is None or head is None or not self.seen.trace.direct:
             return None
         if not answer.trust and self.config.check.enabled:
             return None
@@ -108,18 +109,23 @@ class Pruner:
 
     def _kept(self, sparsity: float) -> int:
         """How many weights of the layers found are kept."""
-        return budget(self.found.weights, sparsity) - self.found.weights_skipped
+        return budget(self.found.weights, sparsity)
 
     def _budget(self, sparsity: float) -> int:
         """The same, where so many can go."""
-        keep, found = self._kept(sparsity), self.found
-        if keep < len(found.layers):
-            raise FinepruningError(
-                f"sparsity={sparsity}: would leave {max(0, keep)} weights for"
-                f" {len(found.layers)} layers ({found.weights_skipped} of {found.weights} are in"
-                " layers left alone); give a lower sparsity"
-            )
-        return keep
+        need_room(self.found, sparsity)
+        return self._kept(sparsity)
+
+
+def need_room(found: Found, sparsity: float) -> None:
+    """Raise :class:`FinepruningError` where a sparsity would leave a layer nothing at all."""
+    layers, weights = len(found.layers), found.weights
+    if budget(weights, sparsity) < layers:
+        most = math.floor(1000 * (1 - layers / weights)) / 1000
+        raise FinepruningError(
+            f"sparsity={sparsity}: would leave {budget(weights, sparsity)} of {weights} weights for"
+            f" {layers} layers, and each needs one; give {most} at most"
+        )
 
 
 def add_shift(found: Found, seen: Observation, answer: Readout | None) -> None:
@@ -127,6 +133,6 @@ def add_shift(found: Found, seen: Observation, answer: Readout | None) -> None:
     if answer is None or seen.trace.head is None or not answer.shift.any():
         return
     head = next(layer for layer in found.layers if layer.name == seen.trace.head.name)
-    shift = torch.from_numpy(answer.shift)
+    shift = torch.from_numpy(answer.shift) / seen.trace.gain
     bias = head.bias if head.bias is not None else head.weight.new_zeros(len(shift))
     head.write_bias(bias + shift.to(bias))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -27,6 +28,8 @@ class Result:
     statistics: Statistics | None = None
     """What is kept of the samples, for :func:`finepruning.update` and :func:`finepruning.monitor`;
     None: nothing."""
+    plain: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    """Modules that hold a weight which the given ones compute, and how they are made so."""
 
     def save(
         self,
@@ -40,5 +43,5 @@ class Result:
         report = self.report.to_dict()
         save(
             path, self.model, [*self.pruned], [*self.changed], self.base, report,
-            statistics=self.statistics, replace=replace, source=source,
+            statistics=self.statistics, replace=replace, source=source, plain=self.plain,
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ._config import AUTO, Config
 from ._errors import FinepruningError
-from ._prune import Pruner, add_shift
+from ._prune import Pruner, add_shift, need_room
 from ._result import Result
 from .artifact.fingerprint import fingerprint
 from .artifact.kept import Past, remember
@@ -25,7 +25,9 @@ from .data.padding import unpadded
 from .data.tokens import started, transcribed, writes_tokens
 from .network.engine import Engine
 from .network.find import Found, find_layers
-from .network.norms import Norm, find_norms
+from .network.layers import Layer
+from .network.norms import Norm, find_norms, holds_statistics
+from .network.shifts import fold_shifts
 from .report.account import account
 from .report.memory import PeakMemory
 from .steps.answer import answers, halves_agree, names_of, task_of
@@ -36,6 +38,7 @@ from .steps.observe import observe
 from .steps.prune import Pruning
 from .steps.samples import Distinct
 from .steps.statistics import Statistics, align_norms
+from .steps.trace import looked_at
 from .steps.watch import as_arrays, look
 
 DENSE = "the dense weights are returned"
@@ -113,6 +116,8 @@ class _Run:
             self._hold_back = held.share, held.most
         self.distinct = Distinct()
         self._need_layers(self.found)
+        if isinstance(self.sparsity, float):
+            need_room(self.found, self.sparsity)
 
     def result(self, batches: Any) -> Result:
         config, engine = self.config, self.engine
@@ -144,11 +149,13 @@ class _Run:
         solves += fresh.macs + pruning.keeping
         pruned_at = time.perf_counter()
         engine.finish([*found.layers, *find_norms(engine.model)])
+        offsets = fold_shifts(found.layers)
         self._check_fit()
         if not checked.passed:
             engine = _dense_again(self.model, engine)
-            found = find_layers(engine.model).without(found.skipped)
-            pruning = Pruning({}, None, pruning.seconds)
+            dense, _, _ = looked_at(engine, find_layers(engine.model), seen.calibration[0])
+            found = dense.without(found.skipped)
+            pruning, offsets = Pruning({}, None, pruning.seconds), {}
             if answer is not None and answer.shift.any():
                 add_shift(found, seen, answer)
             else:
@@ -168,16 +175,16 @@ class _Run:
             solves=solves,
             names=names_of(self.model, config.task, seen.trace.outputs or 0),
         )  # fmt: skip
-        pruned, changed = _parameter_names(engine.model, self.model, found)
-        if not checked.passed:
-            pruned = ()
+        sparse = found.layers if checked.passed else ()
+        pruned, changed = _parameter_names(engine.model, self.model, sparse)
         statistics = None
         if fresh.inputs:
             statistics = Statistics.of(
                 fresh, pruning.inputs, answer, past, seen.logits if task == "classes" else None
             )
-            statistics = statistics.compacted(config.observe.rank)
-        return Result(engine.model, report, self.base, pruned, changed, statistics)
+            statistics = replace(statistics.compacted(config.observe.rank), offsets=offsets)
+        plain = engine.made_plain
+        return Result(engine.model, report, self.base, pruned, changed, statistics, plain)
 
     def _warnings(self) -> tuple[str, ...]:
         few = self.config.warn if self.past is None else replace(self.config.warn, few=0)
@@ -240,7 +247,8 @@ class _Run:
     ) -> Observation:
         with self._bar("observe", count) as bar:
             return observe(
-                self.engine, self.found, norms, samples, options=self.config.observe,
+                self.engine, find_layers(self.engine.model), norms, samples,
+                options=self.config.observe,
                 seed=self.config.seed, batch_count=count, step=bar.update,
                 hold_back=self._hold_back, refit=self._choosing,
             )  # fmt: skip
@@ -310,7 +318,8 @@ def _changing_nothing(answer: Readout, seen: Observation) -> Readout:
 def _adopt_norms(model: nn.Module, earlier: nn.Module) -> None:
     """Batch norms as another network of the same kind has them."""
     for norm, followed in zip(find_norms(model), find_norms(earlier), strict=True):
-        norm.module.load_state_dict(followed.module.state_dict())
+        for p, value in followed.module.named_parameters():
+            norm.module.get_parameter(p).copy_(value)
 
 
 def _dense_again(model: nn.Module, engine: Engine) -> Engine:
@@ -322,16 +331,22 @@ def _dense_again(model: nn.Module, engine: Engine) -> Engine:
 
 
 def _parameter_names(
-    personal: nn.Module, model: nn.Module, found: Found
+    personal: nn.Module, model: nn.Module, layers: Sequence[Layer]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of the pruned weights, and of all other parameters that differ from the given
     model's."""
-    weights = {layer.stored.untyped_storage().data_ptr() for layer in found.layers}
+    weights = {layer.stored.untyped_storage().data_ptr() for layer in layers}
     given = dict(model.named_parameters())
     pruned, changed = [], []
     for name, value in personal.named_parameters():
         if value.untyped_storage().data_ptr() in weights:
             pruned.append(name)
         elif name not in given or not torch.equal(value, given[name].detach().to(value.device)):
+            changed.append(name)
+    # Of what is no parameter, the means of batch norms that have taken up a shift.
+    norms = {f"{n}.running_mean" for n, m in personal.named_modules() if holds_statistics(m)}
+    before = dict(model.named_buffers())
+    for name, buffer in personal.named_buffers():
+        if name in norms and not torch.equal(buffer, before[name].to(buffer.device)):
             changed.append(name)
     return tuple(pruned), tuple(changed)

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from finepruning import Result, personalize
+from finepruning import Result
 from saved import Net, X
+from unchecked import personalize
 
 
 @pytest.fixture
 def base() -> nn.Module:
-    return Net()
+    return Net(bias=True)
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ EVIDENCE = pytest.mark.parametrize("form", FORMS.values(), ids=list(FORMS))
 
 def missed(W: Any, H: Any = H, C: Any = C, variance: Any = VARIANCE) -> float:
     """Share of the variance that the weights ``W`` miss."""
-    return unexplained(((W @ H) * W).sum(-1), (W * C.mT).sum(-1), variance)
+    return unexplained(((W @ H) * W).sum(-1), (W * C.mT).sum(-1), variance, variance)
 
 
 def both(f: Any, *args: Any) -> None:
@@ -103,7 +103,7 @@ def test_numpy_and_torch_agree() -> None:
         both(top, W, keep)
     both(gain, VARIANCE, VARIANCE[:, ::-1].copy())
     both(fitted_bias, W, X.mean(1), Y.mean(1))
-    both(unexplained, VARIANCE / 2, VARIANCE / 3, VARIANCE)
+    both(unexplained, VARIANCE / 2, VARIANCE / 3, VARIANCE, VARIANCE)
 
 
 # --- A layer and its evidence
@@ -322,6 +322,24 @@ def test_repaired_has_the_dense_mean_and_variance(form: Any, to: Any) -> None:
     out = X @ plain(found.weights).mT + plain(found.bias)[:, None]
     np.testing.assert_allclose(out.mean(1), Y.mean(1))
     np.testing.assert_allclose(out.var(1), Y.var(1))
+
+
+@pytest.mark.parametrize("form", [joint, sampled, known])
+@pytest.mark.parametrize("way", [compensated, rescaled])
+@BOTH
+def test_without_a_free_bias_all_is_about_zero(form: Any, way: Any, to: Any) -> None:
+    """As if each input came with its opposite: then all means are zero."""
+    seen = replace(form(to(X), to(Y)), free_bias=False)
+    found = way(to(W), seen, 40, FitOptions(gain_limit=100.0))
+    assert found.bias is None
+    mirrored = form(to(np.concatenate([X, -X], 1)), to(np.concatenate([Y, -Y], 1)))
+    wanted = way(
+        to(W), replace(mirrored, positions=seen.positions), 40, FitOptions(gain_limit=100.0)
+    )
+    np.testing.assert_allclose(plain(found.weights), plain(wanted.weights), atol=1e-6)
+    out = X @ plain(found.weights).mT
+    missed = ((Y - out) ** 2).mean(1).sum() / Y.var(1).sum()
+    assert found.error == pytest.approx(missed)
 
 
 # --- Which way, and what it costs

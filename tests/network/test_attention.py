@@ -58,7 +58,7 @@ def compare_attention(module: nn.Module, inputs: tuple[Tensor, ...], options: An
 
 
 def test_projections_are_written_apart() -> None:
-    module = nn.MultiheadAttention(4, 2, bias=False)
+    module = nn.MultiheadAttention(4, 2)
     layers = find_layers(module).layers
     for value, layer in enumerate(layers):
         layer.write(layer.matrix() * 0 + value, torch.full((4,), 10.0 * value))

@@ -42,7 +42,6 @@ def test_huggingface_conv1d(shape: tuple[int, ...]) -> None:
         partial(nn.Conv2d, 4, 6, 3, groups=2),
         partial(nn.Conv3d, 2, 4, 2, bias=False),
         lambda: nn.MultiheadAttention(4, 2),
-        lambda: nn.MultiheadAttention(4, 2, bias=False),
     ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

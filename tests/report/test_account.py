@@ -43,7 +43,9 @@ def test_numbers(report: Report) -> None:
     assert {la.name: la.weights for la in report.layers} == weights
     assert report.left_alone.keys() == {"up", "unused"}
     assert all(report.left_alone.values())
-    assert report.weights == sum(weights.values()) + 64 + 4
+    assert report.weights == sum(weights.values())
+    assert report.all_weights == report.weights + 64 + 4
+    assert report.sparsity_of_all == report.zeros / report.all_weights
     assert report.zeros == sum(la.zeros for la in report.layers)
     assert report.sparsity == report.zeros / report.weights >= 0.5
     assert (report.samples, report.calibration_samples) == (24, 24)

@@ -22,9 +22,11 @@ def counted(model: nn.Module, x: Tensor, **options: Any) -> tuple[Report, int, i
     with FlopCounterMode(display=False) as mode:
         report = personalize(Counted(model), x.split(BATCH), progress=False, **options).report
     passes = FORWARDS[-2 * -(-len(x) // BATCH) :]
-    # One sample goes first, with pictures three times, and is left out of the account.
+    # One sample goes first, with pictures three times, twice more where batch norms may take up a
+    # shift, and is left out of the account.
     assert {layers for layers, _ in FORWARDS[: -len(passes)]} == {report.macs["dense"]}
-    assert len(FORWARDS) - len(passes) == (3 if x.ndim == 4 else 1)
+    norms = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert len(FORWARDS) - len(passes) == (3 if x.ndim == 4 else 1) + 2 * norms
     solves = mode.get_total_flops() // 2 - sum(total for _, total in FORWARDS)
     return report, sum(layers for layers, _ in passes), solves
 

@@ -61,7 +61,7 @@ def watch(net: nn.Module, x: Tensor) -> tuple[Engine, tuple[Norm, ...], dict[str
     """What observing sees of the norms, when all samples come in one batch."""
     engine = engine_of(net)
     norms = find_norms(engine.model)
-    nothing = Trace({}, {}, 1, None, "", 0, "")
+    nothing = Trace({}, {}, 1, None, False, torch.ones(0), "", 0, "")
     watcher = Watcher(nothing, ObserveOptions(), 0, 1.0, engine.device)
     watcher.begin(batch(x), None)
     for _ in engine.stream([batch(x)], norm_places(norms), watcher.watch):

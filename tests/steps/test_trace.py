@@ -57,7 +57,9 @@ class Wrapped(nn.Module):
     ("model", "reason"),
     [
         (nn.Sequential(nn.Linear(4, 3), nn.Tanh()), "not the model's output"),
-        (Wrapped(lambda y: y.neg_()), "not the model's output"),  # though it is the same tensor
+        (Wrapped(lambda y: y.sin_()), "not the model's output"),  # though it is the same tensor
+        (Wrapped(lambda y: nn.functional.layer_norm(y, (3,))), "not the model's output"),
+        (Wrapped(lambda y: y / y.norm(dim=1, keepdim=True)), "not the model's output"),
         (nn.Sequential(nn.Linear(4, 1)), "single output"),
         (nn.Sequential(nn.Linear(4, 3), nn.Unflatten(1, (3, 1))), "3 dimensions"),
         (Twice(), "not the model's output"),
@@ -83,6 +85,58 @@ def test_what_stands_behind_the_last_layer_is_seen_through(last: nn.Module, end:
     seen = traced(nn.Sequential(nn.Linear(4, 3), last), torch.randn(1, 4))
     assert seen.head is not None
     assert (seen.head.name, seen.end, seen.outputs) == ("0", end, 3)
+
+
+class TwoHeads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.a(x) + self.b(x.relu())) / 2
+
+
+class LastToken(nn.Module):
+    """Decoders: a number of classes for each token, of which the last one's are taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score = nn.Linear(4, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.score(x.expand(5, -1, -1).transpose(0, 1))[:, -1]
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "gain", "end"),
+    [
+        (Wrapped(lambda y: 2.5 * y + 1), "head", [2.5] * 3, ""),
+        (Wrapped(lambda y: (y * torch.tensor([1.0, 2, 3])).softmax(1)), "", [], ""),
+        (Wrapped(lambda y: (4 * y).softmax(1)), "head", [4.0] * 3, "softmax"),
+        (Wrapped(lambda y: (4 * y).log_softmax(1)), "head", [4.0] * 3, "log_softmax"),
+        (Wrapped(lambda y: (y / 2).sigmoid()), "head", [0.5] * 3, "sigmoid"),
+        (Wrapped(lambda y: y * torch.tensor([1.0, 2, 3])), "head", [1.0, 2, 3], ""),
+        (TwoHeads(), "b", [0.5] * 3, ""),
+        (LastToken(), "score", [1.0] * 3, ""),
+        (
+            nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 3, 1), nn.AdaptiveAvgPool1d(1),
+                          nn.Flatten()), "1", [1.0] * 3, "",
+        ),
+        (nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)), "0", [(1 + 1e-5) ** -0.5] * 3, ""),
+        (nn.Linear(4, 3, bias=False), "", [1.0] * 3, ""),
+    ],
+)  # fmt: skip
+def test_the_bias_that_moves_the_outputs(
+    model: nn.Module, name: str, gain: list[float], end: str
+) -> None:
+    seen = traced(model, torch.randn(1, 4))
+    assert seen.outputs == len(gain)
+    if gain:
+        assert seen.head is not None
+        assert (seen.head.name, seen.end) == (name, end)
+        torch.testing.assert_close(
+            seen.gain, torch.tensor(gain, dtype=torch.float64), rtol=1e-3, atol=0
+        )
 
 
 def test_calls_are_counted_and_the_largest_is_of_one_call() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from pathlib import Path
 
@@ -13,6 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .._errors import FinepruningError
+from ..network.copying import copied
+from ..network.plain import become
 from .fingerprint import fingerprint
 from .kept import remember
 from .layout import STATISTICS, TENSORS, read_about
@@ -37,7 +38,9 @@ def load(path: str | os.PathLike[str], base: nn.Module) -> nn.Module:
     try:
         with torch.inference_mode(False), torch.no_grad():
             tensors = load_file(Path(path, TENSORS))
-            model = copy.deepcopy(base).eval()
+            model = copied(base)
+            for name, how in about.get("plain", {}).items():
+                become(model.get_submodule(name), how)
             for name in about["pruned"]:
                 weight = model.get_parameter(name)
                 weight.copy_(_unpack(name, weight, tensors))
@@ -71,7 +74,7 @@ def _set(model: nn.Module, name: str, value: Tensor) -> None:
     """Store a changed parameter: in place where there is one, which others may share."""
     owner, _, key = name.rpartition(".")
     module = model.get_submodule(owner)
-    given = module._parameters.get(key)
+    given = module._parameters.get(key, module._buffers.get(key))
     if given is None and getattr(module, key) is None:
         device = next(model.parameters()).device
         setattr(module, key, nn.Parameter(value.to(device), requires_grad=False))

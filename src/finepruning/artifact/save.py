@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ def save(
     statistics: Statistics | None = None,
     replace: bool = False,
     source: dict[str, Any] | None = None,
+    plain: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the artifact for ``model`` at ``path``: all or nothing.
 
@@ -53,8 +55,10 @@ def save(
         tensors[f"{name}.mask"] = torch.from_numpy(np.packbits(mask.numpy()))
         tensors[f"{name}.values"] = flat[mask].clone()
     for name in changed:
-        tensors[name] = model.get_parameter(name).detach().cpu().clone()
+        tensors[name] = tensor_of(model, name).detach().cpu().clone()
     about = {"format": FORMAT, "base": base, "pruned": pruned, "changed": changed, "report": report}
+    if plain:
+        about["plain"] = dict(plain)
     if source is not None:
         about["source"] = source
     aside: str | None = None
@@ -79,6 +83,13 @@ def save(
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def tensor_of(model: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer by its name."""
+    owner, _, key = name.rpartition(".")
+    tensor: Tensor = getattr(model.get_submodule(owner), key)
+    return tensor
 
 
 def _swapped(aside: str, out: Path) -> str:

@@ -40,6 +40,7 @@ def to_tensors(statistics: Statistics) -> dict[str, Tensor]:
         parts = {"count": gram.count, "mean": gram.mean.float(), "rest": rest.float()}
         parts |= {"F": (gram.H.F / scale).half(), "scale": scale.float()}
         found |= {f"inputs/{name}/{key}": value for key, value in parts.items()}
+    found |= {f"offsets/{name}": value for name, value in statistics.offsets.items()}
     if statistics.usual.counts:
         counts = statistics.usual.counts
         found["classes"] = torch.tensor([*counts.items()], dtype=torch.float64)
@@ -83,9 +84,12 @@ def _of(tensors: dict[str, Tensor]) -> Statistics:
         "norms": {},
         "sums": {},
     }
+    offsets: dict[str, Tensor] = {}
     for key, value in tensors.items():
         kind, _, rest = key.partition("/")
-        if kind == "sums":
+        if kind == "offsets":
+            offsets[rest] = value
+        elif kind == "sums":
             groups[kind][rest] = {"": value.double().numpy()}
         elif kind in groups:
             name, _, part = rest.rpartition("/")
@@ -105,5 +109,5 @@ def _of(tensors: dict[str, Tensor]) -> Statistics:
     usual = Usual(means, float(tensors["squares"]), counts, sums)
     return Statistics(
         float(tensors["samples"]), inputs, usual, norms, tensors.get("logits"),
-        tensors.get("shift"),
+        tensors.get("shift"), offsets,
     )  # fmt: skip

@@ -73,6 +73,8 @@ class Evidence:
     """Moments of inputs and outputs together, of a layer whose outputs are not kept."""
     gram: Gram | None = None
     """Of the inputs at the sampled positions, where another layer that sees the same has it."""
+    free_bias: bool = True
+    """Whether the mean of the outputs can be moved at will."""
 
     def merge(self, other: Evidence) -> Evidence:
         """That of both sets of batches."""
@@ -86,7 +88,14 @@ class Evidence:
             self.positions + other.positions,
             {**self.sampled, **other.sampled},
             one.merge(two) if one is not None and two is not None else one or two,
+            free_bias=self.free_bias,
         )
+
+    @property
+    def input_power(self) -> Matrix:
+        """What a weight may be judged by ``(G, D)``: its input's variance, where a bias takes up
+        the mean, or else its energy."""
+        return self.inputs.variance if self.free_bias else self.inputs.energy
 
     def renumbered(self, start: int) -> Evidence:
         """The same with its batches numbered from ``start``."""

@@ -124,6 +124,9 @@ def fit_path(
     if options.method == "rescale":
         return [rescaled(W, evidence, keep, options) for keep in keeps]
     (moments, gram), schedule = _moments(W, evidence, options), schedule_for(W, evidence, options)
+    variance = moments.variance
+    if not evidence.free_bias:
+        moments = moments.about_zero()
     steps = options.path
     found = removals(
         W, moments.H, moments.C, keeps, [steps] * len(keeps), _ridge(W, moments, options),
@@ -133,7 +136,15 @@ def fit_path(
     # All of it is told of the first, so that the sum is right.
     costs = [products, *[0] * (len(keeps) - 1)]
     return [
-        _repaired(one, gram, moments if cost else replace(moments, macs=0.0), cost, options)
+        _repaired(
+            one,
+            gram,
+            moments if cost else replace(moments, macs=0.0),
+            variance,
+            cost,
+            evidence.free_bias,
+            options,
+        )
         for one, cost in zip(found, costs, strict=True)
     ]
 
@@ -160,10 +171,13 @@ def compensated(
 ) -> Solution:
     """What the dense network gave, from inputs that carry the damage: the fit of ``best``."""
     (moments, gram), schedule = _moments(W, evidence, options), schedule_for(W, evidence, options)
+    variance = moments.variance
+    if not evidence.free_bias:
+        moments = moments.about_zero()
     found = compensate(
         W, moments.H, moments.C, keep, _ridge(W, moments, options), schedule, options.floor
     )
-    return _repaired(found, gram, moments, schedule.products, options)
+    return _repaired(found, gram, moments, variance, schedule.products, evidence.free_bias, options)
 
 
 def _moments(W: Matrix, evidence: Evidence, options: FitOptions) -> tuple[Moments, Gram | None]:
@@ -187,19 +201,25 @@ def _repaired(
     found: tuple[Matrix, Matrix, Matrix],
     gram: Gram | None,
     moments: Moments,
+    variance: Matrix,
     products: int,
+    free: bool,
     options: FitOptions,
 ) -> Solution:
-    """What :func:`compensate` found, with half of the variance that it shrank brought back."""
+    """What :func:`compensate` found, with half of the variance that it shrank brought back.
+
+    ``moments`` are what was fitted to: about the means, where the bias is ``free``, or about zero;
+    ``variance`` ``(G, O)`` is that of the outputs wanted.
+    """
     fitted, _, now = found
     G, rows, D = fitted.shape
     H, C = moments.H, moments.C
     scale = gain(now, moments.variance, options.gain_limit) ** options.repair
-    error = unexplained(scale**2 * now, scale * (fitted * C.mT).sum(-1), moments.variance)
+    error = unexplained(scale**2 * now, scale * (fitted * C.mT).sum(-1), moments.variance, variance)
     weights = fitted * scale[..., None]
     product = 2 * H.F.shape[1] * D if isinstance(H, LowRank) else D * D
     macs = moments.macs + G * product * products * rows
-    bias = fitted_bias(weights, moments.x_mean, moments.y_mean)
+    bias = fitted_bias(weights, moments.x_mean, moments.y_mean) if free else None
     return Solution(weights, bias, error, macs, gram)
 
 
@@ -320,7 +340,9 @@ def rescaled(W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEF
 
 def repaired(W: Matrix, evidence: Evidence, options: FitOptions = DEFAULT) -> Solution:
     """``W`` ``(G, O, D)``, pruned by whatever rule, with each output's mean and variance back."""
-    mean_wanted, variance = evidence.outputs.mean, evidence.outputs.variance
+    outputs, free = evidence.outputs, evidence.free_bias
+    mean_wanted = outputs.mean if free else outputs.mean * 0
+    variance = outputs.variance if free else outputs.energy
     count = macs = 0.0
     mean, square, cross = (mean_wanted * 0 for _ in range(3))
     if (joint := evidence.joint) is not None:
@@ -337,11 +359,11 @@ def repaired(W: Matrix, evidence: Evidence, options: FitOptions = DEFAULT) -> So
         mean = mean + w * y.sum(1)
         square = square + w * (y * y).sum(1)
         cross = cross + w * (y * wanted).sum(1)
-    mean = mean / count
+    mean = mean / count if free else mean * 0
     now, covariance = square / count - mean**2, cross / count - mean * mean_wanted
     scale = gain(now, variance, options.gain_limit)
-    error = unexplained(scale**2 * now, scale * covariance, variance)
-    bias = like(mean_wanted - scale * mean, W)
+    error = unexplained(scale**2 * now, scale * covariance, variance, outputs.variance)
+    bias = like(mean_wanted - scale * mean, W) if free else None
     return Solution(W * like(scale[..., None], W), bias, error, macs)
 
 
@@ -360,10 +382,11 @@ def fitted_bias(W: Matrix, x_mean: Matrix, y_mean: Matrix) -> Matrix:
     return y_mean - (W @ x_mean[..., None])[..., 0]
 
 
-def unexplained(now: Matrix, covariance: Matrix, variance: Matrix) -> float:
-    """Share of the wanted outputs' ``variance`` that is missed, with the bias fitted: 0 is perfect.
+def unexplained(now: Matrix, covariance: Matrix, wanted: Matrix, variance: Matrix) -> float:
+    """Share of the wanted outputs' ``variance`` that is missed: 0 is perfect.
 
-    ``now`` is the outputs' own variance, ``covariance`` that with the wanted ones, all ``(G, O)``.
+    ``now`` and ``wanted`` are the outputs' own and the wanted ones' second moments, ``covariance``
+    the mixed one, all ``(G, O)``: about the means, where the bias is fitted, or about zero.
     """
-    error = variance - 2 * covariance + now
+    error = wanted - 2 * covariance + now
     return float(error.sum() / (variance.sum() + TINY))

@@ -204,6 +204,22 @@ class Moments:
         variance = self.variance * a + other.variance * b + y * y * (a * b)
         return Moments(gram, self.y_mean + y * b, C, variance, self.macs + other.macs)
 
+    def about_zero(self) -> Moments:
+        """The same about zero instead of the means: what a layer without a free bias is fitted
+        to."""
+        x, y = self.x_mean, self.y_mean
+        if isinstance(self.H, LowRank):
+            H: Matrix = LowRank(cat([self.H.F, x[:, None, :]]), self.H.rest)
+        else:
+            H = self.H + x[:, :, None] * x[:, None, :]
+        return replace(
+            self,
+            gram=Gram(self.count, x * 0, H),
+            y_mean=y * 0,
+            C=self.C + x[:, :, None] * y[:, None, :],
+            variance=self.variance + y * y,
+        )
+
     def decayed(self, factor: float) -> Moments:
         """The same with each sample counting ``factor`` times."""
         return replace(self, gram=self.gram.decayed(factor))

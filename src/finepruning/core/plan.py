@@ -43,7 +43,7 @@ def plan(
     scores = {}
     for name, W in weights.items():
         seen = evidence[name]
-        score = relative_saliency(W, like(seen.inputs.variance, W), seen.outputs.variance)
+        score = relative_saliency(W, like(seen.input_power, W), seen.outputs.variance)
         if name in silent:
             score = score[:, ~silent[name]]
         scores[name] = score if isinstance(score, np.ndarray) else score.cpu().numpy()

@@ -30,12 +30,6 @@ class ProjectionLayer(LinearLayer):
         bias = self.module.in_proj_bias
         return None if bias is None else self._slice(bias.data)
 
-    def write(self, matrix: Tensor, bias: Tensor | None) -> None:
-        if bias is not None and self.module.in_proj_bias is None:
-            value = self.module.in_proj_weight.new_zeros(self.module.in_proj_weight.shape[0])
-            self.module.in_proj_bias = nn.Parameter(value, requires_grad=False)
-        super().write(matrix, bias)
-
 
 def attention_layers(name: str, m: nn.MultiheadAttention) -> list[Layer]:
     """The three projections packed in one parameter, and the one behind."""

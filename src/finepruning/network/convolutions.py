@@ -17,27 +17,35 @@ CONVS: tuple[type[nn.Module], ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 class ConvLayer(Layer):
     """``nn.Conv1d/2d/3d`` with any stride, dilation, groups, padding and padding mode."""
 
+    geometry: Any = None
+    """Where it is computed with another stride, padding and so on than its module's: these."""
+
+    @property
+    def how(self) -> Any:
+        """What holds its stride, padding and so on."""
+        return self.module if self.geometry is None else self.geometry
+
     @property
     def groups(self) -> int:  # type: ignore[override]
-        return self.module.groups
+        return self.how.groups
 
     @property
     def view(self) -> tuple[Any, ...]:
-        m = self.module
+        m = self.how
         sizes = (m.kernel_size, m.stride, m.padding, m.dilation)
         # A subclass may hold lists.
         return (*(s if isinstance(s, str) else tuple(s) for s in sizes), m.groups, m.padding_mode)
 
     def sides(self, axis: int) -> tuple[int, int]:
         """How far the input is padded before and after along one axis of the kernel."""
-        m = self.module
+        m = self.how
         if m.padding == "same":
             total = m.dilation[axis] * (m.kernel_size[axis] - 1)
             return total // 2, total - total // 2
         return (0, 0) if m.padding == "valid" else (m.padding[axis],) * 2
 
     def _padded(self, x: Tensor) -> Tensor:
-        m = self.module
+        m = self.how
         axes = reversed(range(len(m.kernel_size)))
         sides = [side for axis in axes for side in self.sides(axis)]
         if not any(sides):
@@ -45,10 +53,10 @@ class ConvLayer(Layer):
         return F.pad(x, sides, mode="constant" if m.padding_mode == "zeros" else m.padding_mode)
 
     def _batched(self, x: Tensor) -> Tensor:
-        return x if x.ndim == len(self.module.kernel_size) + 2 else x[None]
+        return x if x.ndim == len(self.how.kernel_size) + 2 else x[None]
 
     def _out_shape(self, padded: Tensor) -> list[int]:
-        m = self.module
+        m = self.how
         return [
             (size - d * (k - 1) - 1) // s + 1
             for size, k, s, d in zip(
@@ -64,7 +72,7 @@ class ConvLayer(Layer):
         return self._out_shape(self._padded(self._batched(x)[:1]))
 
     def columns(self, x: Tensor, sample: Tensor, position: Tensor) -> Tensor:
-        m = self.module
+        m = self.how
         x = self._padded(self._batched(x))
         out = self._out_shape(x)
         strides = x.stride()
@@ -114,3 +122,14 @@ class NormedConvLayer(ConvLayer):
         v.copy_(torch.where(nothing & first, 1.0, weight))
         if bias is not None:
             self.write_bias(bias)
+
+
+def is_normed(module: nn.Module) -> bool:
+    """Whether it is a convolution whose weight, and nothing else, is under ``weight_norm``."""
+    lists = getattr(module, "parametrizations", {})
+    return (
+        isinstance(module, CONVS)
+        and list(lists) == ["weight"]
+        and len(lists["weight"]) == 1
+        and type(lists["weight"][0]) is nn.utils.parametrizations._WeightNorm
+    )

@@ -13,7 +13,6 @@ Batches under way are greenlets of the calling thread, and switch only where the
 from __future__ import annotations
 
 import contextvars
-import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +27,10 @@ from torch import Tensor, nn
 from .._errors import FinepruningError
 from ..data.batches import Batch, logits_of
 from .ambient import Ambient, Aside, contained, switches
+from .convolutions import is_normed
+from .copying import copied
 from .memory import release_free_memory
+from .plain import unwrap
 from .replica import Replicas
 from .taps import Place, Run
 
@@ -63,11 +65,14 @@ class Engine:
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         try:
-            self.model = copy.deepcopy(model).eval().to(device)
+            self.model = copied(model).to(device)
         except (RuntimeError, TypeError, NotImplementedError) as error:
             raise FinepruningError(
                 f"model: cannot be copied ({error}); give a plain module"
             ) from error
+        self.made_plain: dict[str, dict[str, Any]] = {}
+        """Modules that compute their weight no longer, and how they are made so."""
+        self.made_plain.update(unwrap(self.model, is_normed))
         self.model.requires_grad_(False)
         self._source = model
         self.device = device
@@ -121,6 +126,23 @@ class Engine:
                 output = given.call(twin)
             self.synchronize()
             yield Passed(batch, output, time.perf_counter() - started - overhead)
+
+    def probe(
+        self,
+        batch: Batch,
+        places: Sequence[Place] = (),
+        call: Any = None,
+        lent: Sequence[tuple[Any, Tensor]] = (),
+    ) -> Any:
+        """What comes out where ``call`` stands at ``places``, and does what it will; and where
+        layers are ``lent`` a bias each."""
+        given, (twin, twins) = self._given(batch), self._wired(places, call)
+        for tap, bias in lent:
+            for module in _modules(tap):
+                value = nn.Parameter(bias.to(tap.weight), requires_grad=False)
+                twins[module]._parameters[tap.bias_name] = value
+        with torch.no_grad(), contained(self._switches):
+            return given.call(twin)
 
     def lock_step(
         self,
@@ -194,10 +216,10 @@ class Engine:
         self._turned = turned
         try:
             (other,) = self.stream([sample])
-            alike = _close(usual.output, other.output)
+            same = alike(usual.output, other.output)
         except FinepruningError:
-            alike = False
-        if not alike:
+            same = False
+        if not same:
             self._lay_back()
 
     def finish(self, taps: Iterable[Any] | None = None) -> None:
@@ -207,6 +229,7 @@ class Engine:
         self.model.requires_grad_(False)
         if taps is not None:
             modules = [module for tap in taps for module in _modules(tap)]
+            modules += [self.model.get_submodule(name) for name in self.made_plain]
             self._replicas.put_back(self._source, [p for m in modules for p in m.parameters()])
 
     def _lay_back(self) -> None:
@@ -227,7 +250,7 @@ class Engine:
         return batch.to(self.device)
 
 
-def _close(a: Any, b: Any) -> bool:
+def alike(a: Any, b: Any) -> bool:
     """Whether two outputs are the same but for rounding."""
     a, b = logits_of(a), logits_of(b)
     if not (isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -15,12 +16,13 @@ from .attention import (
     wire_functional,
     wire_slow_path,
 )
-from .convolutions import CONVS, ConvLayer, NormedConvLayer
+from .convolutions import ConvLayer, NormedConvLayer, is_normed
 from .functional import wire_nothing
 from .kinds import kind_of
 from .layers import Layer, LinearLayer
 from .taps import Place, has_own_forward, wire_call
 
+ADAPTED = "an adapter changes its weight: merge it first (merge_and_unload())"
 COMPUTED = "its weight is computed (parametrized), not stored"
 
 
@@ -33,13 +35,18 @@ class Found:
     """Names of what is left alone, with the reason."""
     places: tuple[Place, ...]
     """The modules that call the layers."""
-    weights_skipped: int = 0
-    """Weights of layers that are left alone."""
+    left: Mapping[str, int] = field(default_factory=dict)
+    """How many weights each of these has that are counted with no other."""
 
     @property
     def weights(self) -> int:
-        """All weights of Conv and Linear layers."""
-        return sum(layer.size for layer in self.layers) + self.weights_skipped
+        """Weights that can be pruned: what a sparsity is a share of."""
+        return sum(layer.size for layer in self.layers)
+
+    @property
+    def all_weights(self) -> int:
+        """All parameters of two and more dimensions, whatever they are for."""
+        return self.weights + sum(self.left.values())
 
     def without(self, layers: dict[str, str]) -> Found:
         """The same with some more layers, by name, left alone for the reasons given."""
@@ -48,7 +55,27 @@ class Found:
             self,
             layers=tuple(layer for layer in self.layers if layer.name not in layers),
             skipped=self.skipped | {layer.name: layers[layer.name] for layer in left},
-            weights_skipped=self.weights_skipped + sum(layer.size for layer in left),
+            left={**self.left, **{layer.name: layer.size for layer in left}},
+        )
+
+    def replaced(
+        self, name: str, layers: Sequence[Layer], places: Sequence[Place], reason: str
+    ) -> Found:
+        """The same with other layers, of the same weight, in the place of what is called ``name``;
+        what of it belongs to none is left alone for the ``reason`` given."""
+        old = next((layer for layer in self.layers if layer.name == name), None)
+        size = self.left.get(name, 0) if old is None else old.size
+        rest = size - sum(layer.size for layer in layers)
+        at = len(self.layers) if old is None else self.layers.index(old)
+        kept = tuple(layer for layer in self.layers if layer is not old)
+        left = {key: count for key, count in self.left.items() if key != name}
+        skipped = {key: why for key, why in self.skipped.items() if key != name}
+        return replace(
+            self,
+            layers=(*kept[:at], *layers, *kept[at:]),
+            places=(*(p for p in self.places if not p.taps or old not in p.taps), *places),
+            left={**left, name: rest} if rest else left,
+            skipped={**skipped, name: reason} if rest else skipped,
         )
 
 
@@ -57,6 +84,8 @@ def find_layers(model: nn.Module) -> Found:
     search = _Search(model)
     for name, module in model.named_modules():
         search.look_at(name, module)
+    for name, module in model.named_modules():
+        search.look_at_the_rest(name, module)
     return search.found()
 
 
@@ -67,10 +96,17 @@ class _Search:
         self.layers: list[Layer] = []
         self.skipped: dict[str, str] = {}
         self.places: list[Place] = []
-        self.weights_skipped = 0
+        self.weights_left: dict[str, int] = {}
         self.owners: dict[int, Layer] = {}
         self.left: dict[int, Tensor] = {}  # held, so that an id stays its own
         self.inside: set[nn.Module] = set()
+        self.adapted = {
+            id(part)
+            for m in model.modules()
+            if _is_adapter(m)
+            for part in m.modules()
+            if part is not m
+        }
         modules = [*model.named_modules()]
         self.holders = Counter(id(p) for _, m in modules for p in m.parameters(recurse=False))
         self.elsewhere = {
@@ -83,7 +119,7 @@ class _Search:
     def found(self) -> Found:
         kept = set(map(id, self.layers))
         places = [p for p in self.places if all(id(tap) in kept for tap in p.taps)]
-        return Found(tuple(self.layers), self.skipped, tuple(places), self.weights_skipped)
+        return Found(tuple(self.layers), self.skipped, tuple(places), self.weights_left)
 
     def look_at(self, name: str, module: nn.Module) -> None:
         if is_functional(module):
@@ -93,8 +129,6 @@ class _Search:
         if isinstance(module, nn.MultiheadAttention):
             self.inside.add(module.out_proj)
             self._attention(name, module)
-        elif isinstance(module, nn.RNNBase | nn.RNNCellBase):
-            self.skipped[name] = "recurrent weights are left dense, and not counted"
         elif isinstance(module, nn.modules.conv._ConvTransposeNd) and kind_of(module) is None:
             self.leave(name, module.weight, "transposed convolution is left dense")
         elif kind_of(module) is not None and module not in self.inside:
@@ -109,7 +143,27 @@ class _Search:
         self.skipped[name] = reason
         if id(weight) not in self.left:
             self.left[id(weight)] = weight
-            self.weights_skipped += weight.numel()
+            self.weights_left[name] = weight.numel()
+
+    def look_at_the_rest(self, name: str, module: nn.Module) -> None:
+        """Name and count the weights that belong to no layer."""
+        known = {id(layer.stored) for layer in self.layers} | self.left.keys()
+        packed = _packed(module)
+        if packed:
+            self.skipped[name] = "its weight is quantised and packed: prune before quantising"
+            self.weights_left[name] = packed
+        owner, inside, _ = f".{name}.".partition(".parametrizations.")
+        owner = owner.removeprefix(".")
+        if inside and (owner in self.skipped or owner in {la.name for la in self.layers}):
+            return  # counted with the weight that is computed from it
+        for p, weight in module.named_parameters(recurse=False):
+            if weight.ndim < 2 or id(weight) in known or isinstance(weight, UNINITIALISED):
+                continue
+            alone = isinstance(module, nn.Embedding | nn.EmbeddingBag | nn.RNNBase | nn.RNNCellBase)
+            self.left[id(weight)] = weight
+            label = name if alone else f"{name}.{p}".lstrip(".")
+            self.skipped.setdefault(label, _what_for(module))
+            self.weights_left[label] = self.weights_left.get(label, 0) + weight.numel()
 
     def _attention(self, name: str, module: nn.MultiheadAttention) -> None:
         reason = attention_refused(module, self.holders)
@@ -129,8 +183,11 @@ class _Search:
         if isinstance(module, nn.LazyLinear) or not isinstance(weight, Tensor):
             self.skipped[name] = "its weight is not initialised"
             return
+        if id(module) in self.adapted:
+            self.leave(name, weight, ADAPTED)
+            return
         own_forward = has_own_forward(module, kind.base)
-        if _normed(module) and not own_forward:
+        if is_normed(module) and not own_forward:
             normed = NormedConvLayer(name, module)
             if self.holders[id(normed.stored)] == 1 and normed.stored.is_floating_point():
                 self._add(normed, normed.stored)
@@ -173,15 +230,29 @@ class _Search:
         self.places.append(Place(module, (owner,), wire_call))
 
 
-def _normed(module: nn.Module) -> bool:
-    """Whether it is a convolution whose weight, and nothing else, is under ``weight_norm``."""
-    lists = getattr(module, "parametrizations", {})
-    return (
-        isinstance(module, CONVS)
-        and list(lists) == ["weight"]
-        and len(lists["weight"]) == 1
-        and type(lists["weight"][0]) is nn.utils.parametrizations._WeightNorm
-    )
+def _is_adapter(module: nn.Module) -> bool:
+    """Whether it wraps a layer and adds to its weight, as PEFT's do."""
+    return any(cls.__name__ == "BaseTunerLayer" for cls in type(module).__mro__)
+
+
+UNINITIALISED = (nn.UninitializedParameter,)
+
+
+def _what_for(module: nn.Module) -> str:
+    """Why a parameter of a module that is no layer is left alone."""
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return "an embedding: its rows are looked up, not multiplied"
+    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+        return "recurrent weights are left dense"
+    return f"a parameter that {type(module).__name__} uses by itself"
+
+
+def _packed(module: nn.Module) -> int:
+    """How many weights a quantised module holds out of sight."""
+    weight = getattr(type(module), "weight", None)
+    if not callable(weight) or not type(module).__module__.startswith("torch.ao"):
+        return 0
+    return int(module.weight().numel())  # type: ignore[operator]
 
 
 def _difference(a: nn.Module, b: nn.Module) -> str:

@@ -1,39 +1,49 @@
-"""Layers whose weight is handed to a function, such as ``F.linear(x, self.fc.weight)``.
+"""Weights that are handed to a function, such as ``F.linear(x, self.fc.weight)``.
 
-So do modules that use the weight of another, and subclasses with a ``forward`` of their own, such
-as convolutions that pad as TensorFlow does. No call of the module shows what is computed. So the
-weight on a replica is a tensor that tells which functions it is handed to: where it is what the
-layer's own class would compute, ``F.linear`` or ``F.conv2d`` with its bias, stride and so on, the
-call is intercepted like any other; of the rest it is said by what function they are used.
+So do modules that use the weight of another, subclasses with a ``forward`` of their own, such as
+convolutions that pad as TensorFlow does, and modules that hold a parameter of their own. No call of
+a layer shows what is computed. So the weight on a replica is a tensor that tells which functions it
+is handed to, or a view of it: where that is a product (:mod:`~finepruning.network.products`), it is
+intercepted like a call; of the rest it is said by what function they are used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from .convolutions import ConvLayer
-from .layers import Layer, LinearLayer
-from .taps import Call, Place, Wire
+from .layers import Layer
+from .products import Product, product_of
+from .taps import Call
 
-Handle = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
-"""``handle(function, args, kwargs)``: what a function that is handed the weight gives."""
+Handle = Callable[[Product, Any], Any]
+"""``handle(product, told)``: what a product with the weight ``told`` gives."""
+Note = Callable[[str], None]
+"""``note(name)``: another function, of that name, is handed it."""
 
 
 class Told(Tensor):
-    """A weight that tells ``handle`` of the functions that it is handed to."""
+    """A weight, or a view of one, that tells what it is handed to."""
 
     plain: Tensor
+    source: Any
+    """The parameter that it is, or is a view of."""
+    computed: bool
+    """Whether it is no view, but made of parameters."""
     handle: Handle
+    note: Note
+    constants: Any
+    """Identities of all parameters: what is made of these alone is a weight still."""
 
     @classmethod
-    def of(cls, weight: Tensor, handle: Handle) -> Told:
+    def of(cls, weight: Tensor, handle: Handle, note: Note, constants: Any = ()) -> Told:
         """One with the values of ``weight``."""
         told = weight.detach().as_subclass(cls)
-        told.plain, told.handle = weight, handle
+        told.plain, told.source, told.computed = weight, weight, False
+        told.handle, told.note, told.constants = handle, note, constants
         return told
 
     @classmethod
@@ -41,148 +51,158 @@ class Told(Tensor):
         cls, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        told = _first([*args, *kwargs.values()])
-        args, kwargs = _plain(args), _plain(kwargs)
-        return function(*args, **kwargs) if told is None else told.handle(function, args, kwargs)
+        given = [*_told([*args, *kwargs.values()])]
+        plain_args, plain_kwargs = _plain(args), _plain(kwargs)
+        if not given:
+            return function(*plain_args, **plain_kwargs)
+        known = {id(told.plain): told for told in given}
+        product = product_of(function, plain_args, plain_kwargs, lambda w: id(w) in known)
+        if product is not None:
+            told = known[id(product.weight)]
+            return told.handle(product, told)
+        output = function(*plain_args, **plain_kwargs)
+        made = _retold(output, given, [*_tensors([*plain_args, *plain_kwargs.values()])])
+        if made is None:
+            for told in given:
+                if _holds_tensor(output):
+                    told.note(_name(function))
+            return output
+        return made
 
 
-def functional_places(
-    places: Iterable[Place], layers: Collection[str], wire: Wire | None = None
-) -> tuple[Place, ...]:
-    """For each of ``places`` that calls one of ``layers`` alone, one that intercepts the functions
-    which are handed its weight."""
-    return tuple(
-        Place(place.module, place.taps, wire or wire_weight)
-        for place in places
-        if len(place.taps) == 1
-        and place.taps[0].name in layers
-        and place.taps[0].weight_name in place.module._parameters
-    )
+def _retold(output: Any, given: list[Told], inputs: list[Tensor]) -> Any:
+    """What a function has made of weights alone, as weights; None: it is something else."""
+    told = given[0]
+    if isinstance(output, list | tuple):
+        parts = [_retold(part, given, inputs) for part in output]
+        return type(output)(parts) if parts and None not in map(_id, parts) else None
+    if not isinstance(output, Tensor) or not output.is_floating_point():
+        return None
+    known = {id(one.plain) for one in given}
+    if any(id(x) not in known and id(x) not in told.constants for x in inputs):
+        return None
+    held, source = output.untyped_storage(), told.source.untyped_storage()
+    made = output.as_subclass(Told)
+    made.plain, made.source = output, told.source
+    made.computed = told.computed or held.data_ptr() != source.data_ptr()
+    made.handle, made.note, made.constants = told.handle, told.note, told.constants
+    return made
+
+
+def _id(value: Any) -> Any:
+    return value if value is None else True
+
+
+@dataclass
+class Uses:
+    """What a parameter is used for in one pass."""
+
+    module: Any
+    """That holds it, of the network itself."""
+    key: str
+    products: dict[Any, Product] = field(default_factory=dict)
+    """By their form."""
+    own_bias: bool = True
+    """Whether all products are handed the module's own bias, and would be one that it has not."""
+    computed: Product | None = None
+    """A product with a weight that is computed from it."""
+    others: set[str] = field(default_factory=set)
+    """Names of other functions that are handed it."""
+    call: tuple[Any, Any] | None = None
+    """Input and output of the module, where it takes a single one."""
+
+
+def note_uses(uses: Uses, constants: Any) -> Callable[[Any, Any, Any], None]:
+    """Wires a module of a replica so that what its parameter is used for goes to ``uses``."""
+
+    def wire(module: Any, taps: Any, call: Any) -> None:
+        bias_name = "bias"
+        own = module._parameters.get(bias_name)
+        weight = _plain(module._parameters[uses.key])
+        if own is None and bias_name in module._parameters:
+            # Something behind may take up a bias. One of zeros shows whether it would be used.
+            size = weight.shape[0] if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) else 1
+            own = nn.Parameter(weight.detach().new_zeros(size), requires_grad=False)
+            module._parameters[bias_name] = own
+
+        def handle(product: Product, told: Told) -> Any:
+            if told.computed:
+                uses.computed = product
+            else:
+                uses.products[product.form] = product
+                uses.own_bias &= own is not None and product.bias is own
+            return product.again(product.input, product.bias)
+
+        module._parameters[uses.key] = Told.of(weight, handle, uses.others.add, constants)
+        for key, other in module._parameters.items():  # of which a weight may be computed too
+            if key != bias_name and isinstance(other, nn.Parameter) and other.is_floating_point():
+                module._parameters[key] = Told.of(other, handle, _ignore, constants)
+        run = module.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            output = run(*args, **kwargs)
+            if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
+                uses.call = args[0], output
+            return output
+
+        module.forward = forward
+
+    return wire
+
+
+def wire_products(module: Any, taps: tuple[Layer, ...], call: Call) -> None:
+    """Make each product with a weight of ``module``, or with a part of it, a call of its tap."""
+    by_key: dict[str, list[Layer]] = {}
+    for layer in taps:
+        by_key.setdefault(layer.weight_name, []).append(layer)
+    for key, layers in by_key.items():
+        module._parameters[key] = Told.of(module._parameters[key], _caller(layers, call), _ignore)
+
+
+def _caller(layers: Iterable[Layer], call: Call) -> Handle:
+    layers = [*layers]
+
+    def handle(product: Product, told: Told) -> Any:
+        layer = next((one for one in layers if one.part in (None, product.part)), None)
+        if layer is None:
+            return product.again(product.input, product.bias)
+        if layer.plain:  # it may have been lent a bias meanwhile
+            return call(
+                layer,
+                lambda x: product.again(x, layer.module._parameters.get(layer.bias_name)),
+                product.input,
+            )
+        y = call(layer, lambda x: product.again(x, None), product.input)
+        if product.bias is None:
+            return y
+        shape = [1] * y.ndim
+        shape[-1 if product.geometry is None else -1 - len(product.geometry.kernel_size)] = -1
+        return y + product.bias.view(shape)
+
+    return handle
+
+
+def _ignore(name: str) -> None: ...
 
 
 def wire_nothing(module: Any, taps: tuple[Layer, ...], call: Call) -> None:
     """Leave a module as it is: what it computes is not known yet."""
 
 
-def wire_weight(module: Any, taps: tuple[Layer, ...], call: Call) -> None:
-    """Make each function that is handed the weight of ``module``, and computes what its class
-    would, a call of its one tap."""
-    (layer,) = taps
-
-    def handle(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        own = layer.module._parameters.get(layer.bias_name)
-        given = own_call(layer, own, function, args, kwargs)
-        if given is None:
-            return function(*args, **kwargs)
-
-        def run(x: Tensor) -> Tensor:
-            bias = layer.module._parameters.get(layer.bias_name)
-            return function(x, layer.stored, bias, *given.options)
-
-        return call(layer, run, given.input)
-
-    _tell(module, layer, handle)
-
-
-def note_uses(module: Any, layer: Layer, uses: set[str]) -> None:
-    """Note in ``uses`` the functions that are handed the weight of ``module``, of a replica; an
-    empty name is what its class would compute."""
-    # Compensation may give it a bias. A bias of zeros shows whether that would be used.
-    own = layer.module._parameters.get(layer.bias_name)
-    if own is None:
-        zeros = layer.stored.detach().new_zeros(layer.groups * layer.matrix().shape[1])
-        own = nn.Parameter(zeros, requires_grad=False)
-        parameters = dict(module._parameters)
-        vars(module)["_parameters"] = parameters | {layer.bias_name: own}
-
-    def handle(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output = function(*args, **kwargs)
-        if own_call(layer, own, function, args, kwargs) is not None:
-            uses.add("")
-        elif _holds_tensor(output):
-            uses.add(_name(function))
-        return output
-
-    _tell(module, layer, handle)
-
-
-class Given(NamedTuple):
-    """What a function is handed beside the layer's own weight and bias."""
-
-    input: Any
-    options: tuple[Any, ...]
-    """Stride, padding, dilation and groups of a convolution; of a linear layer nothing."""
-
-
-def own_call(
-    layer: Layer,
-    own_bias: Tensor | None,
-    function: Any,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-) -> Given | None:
-    """What ``function`` is handed, where it computes what the layer's class would; else None."""
-    if type(layer) is LinearLayer and function is F.linear:
-        x, weight, bias = _linear(*args, **kwargs)
-        given = Given(x, ())
-    elif type(layer) is ConvLayer and function is _CONVS[len(layer.module.kernel_size) - 1]:
-        m = layer.module
-        x, weight, bias, *options = _conv(*args, **kwargs)
-        given = Given(x, tuple(options))
-        axes = len(m.kernel_size)
-        asked = [_each(option, axes) for option in (m.stride, m.padding, m.dilation)]
-        if m.padding_mode != "zeros" or options[3] != m.groups:
-            return None
-        if [_each(option, axes) for option in options[:3]] != asked:
-            return None
-    else:
-        return None
-    return given if weight is layer.stored and bias is own_bias else None
-
-
-_CONVS = (F.conv1d, F.conv2d, F.conv3d)
-
-
-def _linear(input: Any, weight: Any, bias: Any = None) -> tuple[Any, Any, Any]:
-    return input, weight, bias
-
-
-def _conv(
-    input: Any,
-    weight: Any,
-    bias: Any = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> tuple[Any, ...]:
-    return input, weight, bias, stride, padding, dilation, groups
-
-
-def _each(option: Any, axes: int) -> Any:
-    """An option of a convolution along each axis; ``same`` and ``valid`` as they are."""
-    return (
-        (option,) * axes
-        if isinstance(option, int)
-        else option
-        if isinstance(option, str)
-        else tuple(option)
-    )
-
-
-def _tell(module: Any, layer: Layer, handle: Handle) -> None:
-    parameters = dict(module._parameters)
-    parameters[layer.weight_name] = Told.of(parameters[layer.weight_name], handle)
-    vars(module)["_parameters"] = parameters
-
-
-def _first(values: Any) -> Told | None:
+def _told(values: Any) -> Iterable[Told]:
     for value in values:
         if isinstance(value, Told):
-            return value
-        if isinstance(value, list | tuple) and (found := _first(value)) is not None:
-            return found
-    return None
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _told(value)
+
+
+def _tensors(values: Any) -> Iterable[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _plain(value: Any) -> Any:
@@ -194,9 +214,7 @@ def _plain(value: Any) -> Any:
 
 
 def _holds_tensor(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return any(map(_holds_tensor, value))
-    return isinstance(value, Tensor)
+    return any(True for _ in _tensors([value]))
 
 
 def _name(function: Any) -> str:

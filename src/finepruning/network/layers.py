@@ -31,6 +31,12 @@ class Layer(ABC):
     aliases: list[str] = field(default_factory=list)
     tied: list[nn.Module] = field(default_factory=list)
     """Other modules, named in ``aliases``, that hold the same weight."""
+    norm: Any = None
+    """The batch norm that takes up a bias which the layer has not; None: there is none."""
+    plain: bool = True
+    """Whether its module's bias is added to its outputs, or would be, had it one."""
+    part: Any = None
+    """Where in the stored weight it lies; None: it is all of it."""
 
     groups = 1
     view: ClassVar[Any] = None
@@ -48,9 +54,14 @@ class Layer(ABC):
         return self.weight.numel()
 
     @property
+    def free_bias(self) -> bool:
+        """Whether the mean of its outputs can be moved."""
+        return self.bias is not None or self.norm is not None
+
+    @property
     def bias(self) -> Tensor | None:
         """The stored bias ``(G * O,)``, or None."""
-        bias = getattr(self.module, self.bias_name, None)
+        bias = getattr(self.module, self.bias_name, None) if self.plain else None
         return None if bias is None else bias.data
 
     def matrix(self) -> Tensor:
@@ -65,7 +76,7 @@ class Layer(ABC):
             self.write_bias(bias)
 
     def write_bias(self, bias: Tensor) -> None:
-        """Store ``bias`` ``(G * O,)``."""
+        """Store ``bias`` ``(G * O,)``; where there is none, lend the layer one."""
         if self.bias is None:
             for module in (self.module, *self.tied):
                 value = bias.to(self.weight.dtype).clone()
@@ -119,6 +130,16 @@ class LinearLayer(Layer):
 
     def means(self, y: Tensor, size: tuple[int, int]) -> Tensor:
         return precise(y.reshape(*size, y.shape[-1])).mean(1)
+
+
+class PartLayer(LinearLayer):
+    """A linear layer that is a part of a parameter, or all of it turned."""
+
+    view: ClassVar[Any] = ("linear",)
+
+    @property
+    def weight(self) -> Tensor:
+        return self.stored.data.as_strided(*self.part)
 
 
 class TransposedLinearLayer(LinearLayer):

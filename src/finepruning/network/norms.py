@@ -112,6 +112,14 @@ def norm_places(norms: Sequence[Norm]) -> tuple[Place, ...]:
     return tuple(Place(norm.module, (norm,), wire_call) for norm in norms)
 
 
+def holds_statistics(m: nn.Module) -> bool:
+    """Whether it is a batch norm that computes what PyTorch's do (or timm's, which add an
+    activation) by the statistics of training."""
+    own = type(m).forward is _BatchNorm.forward or type(m).__name__ == "BatchNormAct2d"
+    own = own and isinstance(m, _BatchNorm) and "forward" not in vars(m)
+    return own and m.running_mean is not None
+
+
 def find_norms(model: nn.Module) -> tuple[Norm, ...]:
     """The batch norms that hold statistics and parameters; none where they are all folded away.
 
@@ -120,10 +128,8 @@ def find_norms(model: nn.Module) -> tuple[Norm, ...]:
     """
     holders = Counter(id(p) for m in model.modules() for p in m.parameters(recurse=False))
 
-    def plain(m: nn.Module) -> bool:
-        own = type(m).forward is _BatchNorm.forward or type(m).__name__ == "BatchNormAct2d"
-        own = own and isinstance(m, _BatchNorm) and "forward" not in vars(m)
-        held = own and m.running_mean is not None and m.weight is not None and m.bias is not None
+    def plain(m: Any) -> bool:
+        held = holds_statistics(m) and m.weight is not None and m.bias is not None
         return held and all(holders[id(p)] == 1 for p in m.parameters(recurse=False))
 
     norms = tuple(Norm(name, m) for name, m in model.named_modules() if plain(m))

@@ -36,7 +36,7 @@ class RealPositions:
         return real if real is not None and bool(real.any()) else None
 
     def _of_convolution(self, layer: ConvLayer, x: Tensor) -> Tensor | None:
-        m = layer.module
+        m = layer.how
         if x.ndim != len(m.kernel_size) + 2 or len(x) != self._samples:
             return None
         axis = next((i for i, n in enumerate(x.shape[2:]) if n in self._known), None)

@@ -41,6 +41,7 @@ class Replicas:
     """
 
     def __init__(self, model: nn.Module) -> None:
+        self._model = model
         self._modules = [*{id(m): m for m in model.modules()}.values()]
         self._recipes = [_recipe(m) for m in self._modules]
         self._parameters = {id(p): p for p in model.parameters()}
@@ -69,7 +70,10 @@ class Replicas:
         """Put back what passes have written over, beside ``ours``: parameters and large buffers
         get the values that they have in ``given``, of which the network is a copy."""
         kept = set(map(id, ours))
-        for mine, theirs in zip(self._modules, given.modules(), strict=True):
+        others = dict(given.named_modules())
+        for path, mine in self._model.named_modules():
+            if (theirs := others.get(path)) is None:
+                continue
             large = {name: b for name, b in mine._buffers.items() if _is_large(b)}
             for name, value in {**mine._parameters, **large}.items():
                 before = theirs._parameters.get(name, theirs._buffers.get(name))

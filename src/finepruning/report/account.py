@@ -52,6 +52,9 @@ class Report:
     samples: int
     calibration_samples: int
     weights: int
+    """Weights that can be pruned and run: what the sparsity is a share of."""
+    all_weights: int
+    """All parameters of two and more dimensions, those left alone included."""
     zeros: int
     layers: tuple[LayerReport, ...]
     left_alone: dict[str, str]
@@ -83,8 +86,13 @@ class Report:
 
     @property
     def sparsity(self) -> float:
-        """Zeros over all weights of Conv and Linear layers."""
+        """Zeros over the weights that can be pruned and run."""
         return self.zeros / self.weights
+
+    @property
+    def sparsity_of_all(self) -> float:
+        """Zeros over all parameters of two and more dimensions."""
+        return self.zeros / self.all_weights
 
     @property
     def dense_passes(self) -> float:
@@ -93,7 +101,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, ready for ``json.dumps``."""
-        return {**asdict(self), "sparsity": self.sparsity, "dense_passes": self.dense_passes}
+        shares = {"sparsity": self.sparsity, "sparsity_of_all": self.sparsity_of_all}
+        return {**asdict(self), **shares, "dense_passes": self.dense_passes}
 
     def __str__(self) -> str:
         return summary(self.to_dict())
@@ -144,6 +153,7 @@ def account(
         samples=seen.samples,
         calibration_samples=seen.calibration_samples,
         weights=found.weights,
+        all_weights=found.all_weights,
         zeros=sum(layer.zeros for layer in layers),
         layers=layers,
         left_alone=dict(found.skipped),

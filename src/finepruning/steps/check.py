@@ -16,6 +16,7 @@ from ..data.batches import logits_of
 from ..network.engine import Engine
 from .observation import Observation
 from .observe import output_of
+from .trace import READ
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,4 @@ def _too_many(most: float, choice: ChoiceOptions) -> str:
 
 
 def _said(output: object, end: str) -> Tensor:
-    logits = logits_of(output).float().cpu()
-    if end == "softmax":
-        return logits.clamp(min=1e-30).log()
-    return logits.clamp(1e-6, 1 - 1e-6).logit() if end == "sigmoid" else logits
+    return READ[end](logits_of(output).float().cpu())

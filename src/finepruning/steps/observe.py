@@ -18,11 +18,12 @@ from torch import Tensor
 from .._errors import FinepruningError
 from ..core.evidence import Evidence
 from ..data.batches import Batch, logits_of
+from ..network.closer import why_uncalled
 from ..network.engine import Engine
 from ..network.find import Found
 from ..network.norms import Norm, norm_places
 from .observation import Observation, ObserveOptions
-from .trace import Trace, trace, why_uncalled, with_functions
+from .trace import Trace, looked_at
 from .watch import MEANS, Watcher
 
 
@@ -51,10 +52,7 @@ def observe(
     if first is None:
         raise FinepruningError("batches: there is no data; give at least two samples")
     engine.settle(first.take(0))
-    traced = trace(engine, found, first)
-    found, uses = with_functions(engine, found, first, traced)
-    if any("" in functions for functions in uses.values()):
-        traced = trace(engine, found, first)
+    found, traced, uses = looked_at(engine, found, first)
     room = _Room.of(first, traced, options, batch_count, seed)
     ahead, known = [first], first.size * (room.batches or 1)
     if room.batches is None:  # the calibration batches are kept anyway: read them, then count
@@ -98,8 +96,7 @@ def observe(
         seconds += passed.seconds
         samples += passed.batch.size
         if traced.head is not None:
-            said = watcher.said if traced.end else logits_of(passed.output)
-            logits.append(said.float().cpu())
+            logits.append(watcher.logits(passed.output))
             if watcher.watching:
                 watched.append(logits[-1])
         elif held.batches and passed.batch is held.batches[-1]:

@@ -8,7 +8,7 @@ with the samples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
@@ -55,6 +55,8 @@ class Statistics:
     """What the dense network answers ``(m, K)``, float32; None where there are no classes."""
     shift: Tensor | None
     """What is added to the answers of the personal network ``(K,)``, float64."""
+    offsets: Mapping[str, Tensor] = field(default_factory=dict)
+    """What batch norms have taken up of layers without a bias ``(G O,)``, by layer."""
 
     @classmethod
     def of(
@@ -143,8 +145,10 @@ class Statistics:
             gram, new = self.inputs.get(layer.name), evidence.get(layer.name)
             if gram is not None and new is not None:
                 ours = head is not None and layer.name == head.name
-                shift = self.shift if ours else None
-                evidence[layer.name] = new.merge(_earlier(layer, gram, new, ratio, shift))
+                shift = self.shift / seen.trace.gain if ours and self.shift is not None else None
+                offset = self.offsets.get(layer.name)
+                earlier = _earlier(layer, gram, new, ratio, shift, offset)
+                evidence[layer.name] = new.merge(earlier)
         logits = seen.logits
         if logits is not None and self.logits is not None:
             logits = torch.cat([logits, self.logits])
@@ -153,10 +157,15 @@ class Statistics:
 
 
 def _earlier(
-    layer: Layer, gram: Gram, new: Evidence, ratio: float, shift: Tensor | None
+    layer: Layer,
+    gram: Gram,
+    new: Evidence,
+    ratio: float,
+    shift: Tensor | None,
+    offset: Tensor | None,
 ) -> Evidence:
     """Evidence of earlier inputs, ``ratio`` of which count for each new one; ``shift`` is added to
-    the outputs, and is not wanted."""
+    the outputs, and is not wanted; ``offset`` is not, and is wanted."""
     like = new.outputs.total
     W = precise(layer.matrix()).to(like.device)
     H = LowRank(gram.H.F.to(W), None if gram.H.rest is None else gram.H.rest.to(W))
@@ -164,6 +173,8 @@ def _earlier(
     bias = W.new_zeros(W.shape[:2])
     if layer.bias is not None:
         bias = precise(layer.bias).to(like.device).reshape(bias.shape)
+    if offset is not None:
+        bias = bias + offset.to(bias).reshape(bias.shape)
     if shift is not None:
         bias = bias - shift.to(bias)
     joint = Moments.linear(W, bias, gram)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .._errors import FinepruningError
 from ..data.batches import Batch, logits_of
+from ..network.closer import look_closer
 from ..network.engine import Engine
-from ..network.find import Found
-from ..network.functional import functional_places, note_uses
-from ..network.kinds import kind_of
+from ..network.find import Found, find_layers
 from ..network.layers import Layer
-from ..network.taps import has_own_forward
+from ..network.shifts import find_norms_behind
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,11 @@ class Trace:
     largest: int
     """Bytes of inputs and outputs of the layer that has most of them."""
     head: Layer | None
-    """The layer whose output is the network's, but for what ``end`` says."""
+    """The layer whose bias moves the network's outputs, but for what ``end`` says."""
+    direct: bool
+    """Whether its outputs are the network's, and nothing stands between."""
+    gain: Tensor
+    """How far each of the outputs is moved by the bias of one of the head's ``(K,)``."""
     end: str
     """What stands behind it: nothing, ``softmax``, ``log_softmax`` or ``sigmoid``."""
     outputs: int
@@ -46,60 +50,52 @@ def trace(engine: Engine, found: Found, batch: Batch) -> Trace:
     calls: Counter[str] = Counter()
     positions: Counter[str] = Counter()
     largest, last = 0, None
+    order: dict[str, Layer] = {}
 
     def watch(layer: Layer, x: Tensor, y: Tensor) -> None:
         nonlocal largest, last
+        order[layer.name] = layer
         samples, each = layer.positions(x)
         calls[layer.name] += 1
         positions[layer.name] += samples * each
         largest = max(largest, x.nbytes + y.nbytes)
         last = (layer, y.clone())  # what follows may change it in place
 
-    (passed,) = engine.stream([batch.take(0)], found.places, watch)
+    sample = batch.take(0)
+    (passed,) = engine.stream([sample], found.places, watch)
     output = logits_of(passed.output)
     refused = _not_logits(output)
-    head, end = None, ""
+    head, end, gain, direct = None, "", torch.ones(0), False
     if not refused:
         head, end = _head(last, output, calls)
-        refused = "" if head else "the last layer's output is not the model's output"
+        direct, gain = head is not None, torch.ones(output.shape[1], dtype=torch.float64)
+        if head is None or head.bias is None:
+            able = [layer for layer in order.values() if _may_move(layer, output, calls)]
+            head, end, gain = probed(engine, sample, able[-MOST:][::-1], output.double().cpu())
+            direct = direct and head is not None and last is not None and head is last[0]
+        refused = (
+            ""
+            if head
+            else "the last layer's output is not the model's output, nor a multiple or mean of it"
+        )
     outputs = output.shape[1] if head else 0
-    return Trace(calls, positions, largest, head, end, outputs, refused)
+    return Trace(calls, positions, largest, head, direct, gain, end, outputs, refused)
 
 
-def with_functions(
-    engine: Engine, found: Found, batch: Batch, traced: Trace
-) -> tuple[Found, dict[str, set[str]]]:
-    """The same layers, with those intercepted whose weight a function is handed instead of a call.
-
-    Beside it, for each layer that is not called, the names of the functions that are handed its
-    weight; an empty name is one that is intercepted.
-    """
-    uncalled = {layer.name for layer in found.layers if not traced.calls.get(layer.name)}
-    uses: dict[str, set[str]] = {name: set() for name in uncalled}
-    if not uncalled:
-        return found, uses
-
-    def wire(module: Any, taps: tuple[Layer, ...], call: Any) -> None:
-        note_uses(module, taps[0], uses[taps[0].name])
-
-    places = functional_places(found.places, uncalled, wire)
-    for _ in engine.stream([batch.take(0)], (*found.places, *places)):
-        pass
-    intercepted = {name for name, functions in uses.items() if functions == {""}}
-    return replace(
-        found, places=(*found.places, *functional_places(found.places, intercepted))
-    ), uses
-
-
-def why_uncalled(layer: Layer, functions: Collection[str]) -> str:
-    """Why a layer that the data does not reach is left alone."""
-    kind = kind_of(layer.module)
-    own = kind is not None and has_own_forward(layer.module, kind.base)
-    first = f"{type(layer.module).__name__} has a forward of its own; " if own else ""
-    names = sorted(name for name in functions if name)
-    if names:
-        return f"{first}its weight is handed to {', '.join(names)}, instead of a call of the layer"
-    return first + "never called on the calibration data"
+def looked_at(
+    engine: Engine, found: Found, batch: Batch
+) -> tuple[Found, Trace, dict[str, set[str]]]:
+    """The layers that the network turns out to have, what the first sample shows of them, and by
+    which functions the weights of others are used."""
+    traced = trace(engine, found, batch)
+    closer, uses, again = look_closer(engine, found, batch, traced.calls.keys())
+    if again:
+        fresh = find_layers(engine.model)
+        closer, uses, _ = look_closer(engine, fresh, batch, trace(engine, fresh, batch).calls)
+    if closer is not found:
+        traced = trace(engine, closer, batch)
+    find_norms_behind(engine, closer, batch.take(0))
+    return closer, traced, uses
 
 
 def _not_logits(output: Any) -> str:
@@ -112,6 +108,86 @@ def _not_logits(output: Any) -> str:
         return reason + ": a vocabulary is no list of classes" * (output.ndim == 3)
     return "there is a single output" if output.shape[1] < 2 else ""
 
+
+MOST = 4
+"""Layers that are tried as the one whose bias moves the outputs, from the last one back."""
+
+
+def _may_move(layer: Layer, output: Tensor, calls: Mapping[str, int]) -> bool:
+    groups, outputs, _ = layer.matrix().shape
+    alone = groups == 1 and outputs == output.shape[1] and calls[layer.name] == 1
+    return alone and layer.bias_name in layer.module._parameters
+
+
+def probed(
+    engine: Engine, sample: Batch, layers: Iterable[Layer], output: Tensor
+) -> tuple[Layer | None, str, Tensor]:
+    """The layer whose bias moves the outputs ``(1, K)`` by as much, or so many times; what stands
+    behind it, and how many times ``(K,)``.
+
+    So a scale is seen through, an average of two heads, one of all positions, the choice of the
+    last token. Two shifts are tried, which must act alike.
+    """
+    K = output.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    for layer in layers:
+        bias = torch.zeros(K) if layer.bias is None else layer.bias.double().cpu()
+        for end in (end for end, suits in SUITS.items() if suits(output)):
+            before = READ[end](output)
+            spread = 1.0 if end else max(1.0, float(before.std()))
+            # Small ones alone would find everything linear; of large ones probabilities vanish.
+            sizes = spread * torch.tensor([[1.0], [10.0]]) * (0.1 if end else 1.0)
+            shifts = sizes * torch.randn(2, K, generator=generator, dtype=torch.float64)
+            try:
+                moved = [
+                    READ[end](
+                        logits_of(engine.probe(sample, lent=[(layer, bias + by)])).double().cpu()
+                    )
+                    - before
+                    for by in shifts
+                ]
+            except FinepruningError:
+                break
+            gain = _gain(torch.cat(moved), shifts, "softmax" in end)
+            if gain is not None:
+                return layer, end, gain
+    return None, "", torch.ones(K)
+
+
+def _gain(moved: Tensor, shifts: Tensor, relative: bool) -> Tensor | None:
+    """The factors ``(K,)`` by which both of ``shifts`` ``(2, K)`` have ``moved`` the outputs; None:
+    there are none. ``relative``: what is added to all outputs alike does not show."""
+    if not moved.isfinite().all():
+        return None
+    if relative:
+        moved = moved - moved.mean(1, keepdim=True)
+        shifts = shifts - shifts.mean(1, keepdim=True)
+        gain = ((moved * shifts).sum() / (shifts**2).sum()).expand(moved.shape[1])
+    else:
+        gain = (moved * shifts).sum(0) / (shifts**2).sum(0)
+    apart = (moved - gain * shifts).abs().max()
+    acts = bool((gain.abs() > SLIGHT).all()) and bool(apart <= ALIKE * moved.abs().max())
+    return gain.clone() if acts else None
+
+
+SLIGHT = 1e-3
+"""A factor that is too small to divide by."""
+ALIKE = 1e-3
+"""How far two shifts may act apart: rounding."""
+
+READ: dict[str, Callable[[Tensor], Tensor]] = {
+    "": lambda y: y,
+    "log_softmax": lambda y: y,
+    "softmax": lambda y: y.clamp(min=1e-30).log(),
+    "sigmoid": lambda y: y.clamp(1e-6, 1 - 1e-6).logit(),
+}
+"""The logits of an output, but for what is added to all of them alike."""
+SUITS: dict[str, Callable[[Tensor], bool]] = {
+    "": lambda y: True,
+    "log_softmax": lambda y: bool(((y.exp().sum(1) - 1).abs() < 1e-3).all()),
+    "softmax": lambda y: bool((y >= 0).all() and ((y.sum(1) - 1).abs() < 1e-3).all()),
+    "sigmoid": lambda y: bool((y > 0).all() and (y < 1).all()),
+}
 
 ENDS: dict[str, Callable[[Tensor], Tensor]] = {
     "": lambda y: y,

@@ -22,7 +22,7 @@ from ..network.layers import Layer, precise, version
 from ..network.norms import ChannelMoments, Norm
 from ..network.positions import RealPositions, drawn
 from .observation import ObserveOptions
-from .trace import Trace, trace, with_functions
+from .trace import READ, Trace, looked_at
 
 MEANS = 512
 """Samples whose mean outputs are looked at."""
@@ -125,6 +125,12 @@ class Watcher:
         """Whether the layers are looked at, in the batch that passes."""
         return self._number is not None
 
+    def logits(self, output: Any) -> Tensor:
+        """The logits ``(m, K)`` of the batch that has passed and given ``output``."""
+        if self.trace.direct and self.trace.end:
+            return self.said.float().cpu()
+        return READ[self.trace.end](logits_of(output).float().cpu())
+
     def norm_moments(self) -> dict[str, ChannelMoments]:
         """Those of the norms that were called, and as can be followed."""
         return {name: seen for name, seen in self.norms.items() if name not in self.refused}
@@ -133,7 +139,7 @@ class Watcher:
         if isinstance(tap, Norm):
             self._watch_norm(tap, x)
             return
-        if tap is self.trace.head:
+        if tap is self.trace.head and self.trace.direct:
             self.said = y.flatten(1)
         real = self._real.of(tap, x)
         if self._number is not None:
@@ -170,7 +176,9 @@ class Watcher:
         if repeated:
             X = precise(layer.columns(x, sample, position))
             joint = Moments.of([(X, Y)])
-            seen = Evidence(Marginals.of(X), Marginals.of(Y), joint=joint)
+            seen = Evidence(
+                Marginals.of(X), Marginals.of(Y), joint=joint, free_bias=layer.free_bias
+            )
             self.inputs.add(layer.name, joint.gram)
         else:
             if drawn_.inputs is None:
@@ -183,7 +191,9 @@ class Watcher:
                 self._drawn.append(drawn_)
             assert self._number is not None
             sampled = {self._number: Sampled.of(size, sample, position, Y)}
-            seen = Evidence(drawn_.inputs, Marginals.of(Y), sampled=sampled)
+            seen = Evidence(
+                drawn_.inputs, Marginals.of(Y), sampled=sampled, free_bias=layer.free_bias
+            )
             if drawn_.gram is not None:
                 self.inputs.add(layer.name, drawn_.gram)
                 # The last layer's answers are looked at by themselves.
@@ -251,14 +261,12 @@ def look(
     for batch in batches:
         samples += batch.size
         if watcher is None:
-            traced = trace(engine, found, batch)
-            found, _ = with_functions(engine, found, batch, traced)
+            found, traced, _ = looked_at(engine, found, batch)
             watcher = Watcher(traced, options, seed, options.positions / MEANS, engine.device)
         watcher.begin(batch, 0)
         for passed in engine.stream([batch], found.places, watcher.watch):
             if watcher.trace.head is not None:
-                said = watcher.said if watcher.trace.end else logits_of(passed.output)
-                logits.append(said.float().cpu())
+                logits.append(watcher.logits(passed.output))
         for name, held in watcher.kept_means().items():
             means.setdefault(name, []).append(held)
         for gathered in (watcher.means, watcher.evidence, watcher.inputs):

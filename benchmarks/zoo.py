@@ -1,0 +1,203 @@
+"""Published networks of many families: done or refused in one line, and what is told is true.
+
+    python benchmarks/zoo.py [NAME ...] [--out FILE] [--seconds 300]
+
+Each family runs in a process of its own, on random weights and random samples: what is looked at is
+whether all that is said is true, not what is recognised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import subprocess
+import sys
+import time
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from zoo_families import Family, families
+
+SPARSITY = 0.7
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="parts of names of families")
+    parser.add_argument("--out", type=Path, default=Path("build/zoo.jsonl"))
+    parser.add_argument("--seconds", type=float, default=300, help="for one family")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.one:
+        (family,) = [f for f in families() if f.name == chosen.one]
+        print(json.dumps(look_at(family)))
+        return
+    names = [
+        f.name for f in families() if not chosen.names or any(n in f.name for n in chosen.names)
+    ]
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    with chosen.out.open("a") as out:
+        for name in names:
+            row = _apart(name, chosen.seconds)
+            out.write(json.dumps(row) + "\n")
+            out.flush()
+            print(line(row), flush=True)
+
+
+def _apart(name: str, seconds: float) -> dict[str, Any]:
+    try:
+        done = subprocess.run(
+            [sys.executable, __file__, "--one", name],
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return {"name": name, "outcome": f"over {seconds:.0f} s"}
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        return {"name": name, "outcome": "CRASH " + " ".join(done.stderr.strip().splitlines()[-1:])}
+    return json.loads(lines[-1])
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row for reading."""
+    if "sparsity" not in row:
+        return f"{row['name']:50} {row['outcome']}"
+    flags = (
+        ""
+        if row["same"] and row["untouched"]
+        else f" SAME {row['same']} UNTOUCHED {row['untouched']}"
+    )
+    return (
+        f"{row['name']:50} told {row['sparsity']:.3f} runs {row['runs']:.3f} of all {row['of_all']:.3f}"
+        f" unaccounted {row['unaccounted']:.3f} error {row['error']:.3f} {row['passes']:.1f} passes"
+        f" readout: {row['readout'][:60]} left {row['left'][:80]}{flags}"
+    )
+
+
+def look_at(family: Family) -> dict[str, Any]:
+    """Personalise one network, and check what is told."""
+    import finepruning
+
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    row: dict[str, Any] = {"name": family.name}
+    try:
+        model = family.build().eval()
+        batches, others = family.data(1), family.data(2)
+        _settle_norms(model, batches)
+        with torch.no_grad():
+            dense = _output(model, others)
+            if not bool(dense.isfinite().all()):
+                return row | {"outcome": "NOT BUILT: its own output is not finite"}
+    except Exception as error:
+        return row | {"outcome": f"NOT BUILT: {type(error).__name__} {str(error)[:200]}"}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = finepruning.Config(sparsity=SPARSITY, check={"enabled": False})
+    started = time.perf_counter()
+    try:
+        result = finepruning.personalize(model, batches, config=config, progress=False)
+    except finepruning.FinepruningError as error:
+        return row | {"outcome": f"refused: {error}", "seconds": time.perf_counter() - started}
+    except BaseException as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        return row | {
+            "outcome": f"TRACEBACK {type(error).__name__} {str(error)[:150]} at {Path(where.filename).name}:{where.lineno}"
+        }
+    seconds = time.perf_counter() - started
+    report = result.report
+    untouched = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    try:
+        with torch.no_grad():
+            personal = _output(result.model, others)
+    except Exception as error:
+        return row | {"outcome": f"RESULT BROKEN {type(error).__name__} {str(error)[:150]}"}
+    path = Path("build/zoo-one") / family.name.replace("/", "-")
+    import shutil
+
+    shutil.rmtree(path, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result.save(path)
+    loaded = finepruning.load(path, model)
+    with torch.no_grad():
+        same = torch.equal(_output(loaded, others), _output(result.model, others))
+    shutil.rmtree(path)
+    with torch.no_grad():
+        started = time.perf_counter()
+        _output(model, batches)
+        one = time.perf_counter() - started
+    shift = report.to_dict()["readout"]
+    if dense.ndim == 2:  # a read-out shifts all samples alike
+        personal = personal - personal.mean(0) + dense.mean(0)
+    error = float((personal - dense).double().square().mean() / dense.double().var())
+    told = report.to_dict()
+    named = told["left_alone"]
+    big = {id(p): (n, p) for n, p in result.model.named_parameters() if p.ndim > 1}
+    zeros = sum(int((p == 0).sum()) for _, p in big.values())
+    weights = sum(p.numel() for _, p in big.values())
+    return row | {
+        "outcome": "done", "sparsity": report.sparsity, "runs": _runs(result.model, others, result.pruned),
+        "of_all": zeros / weights, "unaccounted": 1 - told["all_weights"] / weights, "error": error, "seconds": seconds,
+        "passes": seconds / one, "same": same, "untouched": untouched,
+        "readout": "" if shift["applied"] else shift["reason"],
+        "left": "; ".join(f"{n}: {r}" for n, r in [*named.items()][:2]), "left_count": len(named),
+    }  # fmt: skip
+
+
+def _settle_norms(model: nn.Module, batches: list[Any]) -> None:
+    """Give batch norms the statistics of some data: those of random networks let nothing through."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for _ in range(2 if norms else 0):  # those behind see what those before give then
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        with torch.no_grad():
+            _output(model, batches)
+        model.eval()
+    for norm in norms:
+        norm.momentum = 0.1
+
+
+def _runs(model: nn.Module, batches: list[Any], pruned: Any) -> float:
+    """Zeros of the weights that were pruned."""
+    weights = [model.get_parameter(n) for n in pruned]
+    return sum(int((w == 0).sum()) for w in weights) / max(1, sum(w.numel() for w in weights))
+
+
+def _output(model: nn.Module, batches: list[Any]) -> Tensor:
+    torch.manual_seed(0)
+    return torch.cat([_tensor(_call(model, copy.copy(b))) for b in batches]).float()
+
+
+def _call(model: nn.Module, batch: Any) -> Any:
+    if isinstance(batch, dict):
+        if hasattr(model, "config") and getattr(model.config, "is_encoder_decoder", False):
+            key = next(iter(batch))
+            if "decoder_input_ids" not in batch and "Classification" not in type(model).__name__:
+                batch["decoder_input_ids"] = torch.full((len(batch[key]), 3), 7)
+        return model(**batch)
+    return model(batch)
+
+
+def _tensor(output: Any) -> Tensor:
+    for key in ("logits", "out", "last_hidden_state"):
+        if hasattr(output, key):
+            return getattr(output, key)
+        if isinstance(output, dict) and key in output:
+            return output[key]
+    if isinstance(output, list) and output and isinstance(output[0], dict):
+        return torch.cat([o["scores"].flatten()[:1] for o in output])[:, None]
+    return output if isinstance(output, Tensor) else output[0]
+
+
+if __name__ == "__main__":
+    main()
