@@ -42,6 +42,9 @@ def main() -> None:
         f.name for f in families() if not chosen.names or any(n in f.name for n in chosen.names)
     ]
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    if chosen.out.exists():  # of a run that was interrupted
+        known = {json.loads(row)["name"] for row in chosen.out.read_text().splitlines()}
+        names = [name for name in names if name not in known]
     with chosen.out.open("a") as out:
         for name in names:
             row = _apart(name, chosen.seconds)

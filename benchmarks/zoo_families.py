@@ -168,10 +168,7 @@ def _hugging(
         import transformers
 
         model = getattr(transformers, kind)
-        settings = model.config_class(**config)
-        if not config.get("vocab_size") and "vocab_size" in config:
-            settings = model.config_class(**{k: v for k, v in config.items() if k != "vocab_size"})
-        return model(settings)
+        return model(model.config_class(**{k: v for k, v in config.items() if v is not None}))
 
     return Family(f"transformers/{kind}{label}", build, data)
 
@@ -199,9 +196,9 @@ def _texts() -> Iterator[Family]:
             "block_sizes": [1, 1],
             "num_decoder_layers": 1,
         },
-        "XLNet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64},
+        "XLNet": {"hidden_size": None, "num_hidden_layers": None, "num_attention_heads": None, "max_position_embeddings": None, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64},
         "MobileBert": {"embedding_size": 16, "intra_bottleneck_size": 16, "true_hidden_size": 16},
-        "SqueezeBert": {},
+        "SqueezeBert": {"embedding_size": 32},
         "FNet": {},
         "Nystromformer": {},
         "MPNet": {},

@@ -63,7 +63,12 @@ def net(first: nn.Module, *after: nn.Module, channels: int = 4) -> nn.Module:
     for p in first.parameters():
         nn.init.normal_(p, std=0.3)
     return nn.Sequential(
-        first, *after, nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * channels, 5)
+        first,
+        *after,
+        nn.ReLU(inplace=True),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4 * channels, 5),
     )
 
 
@@ -253,7 +258,7 @@ class Mixed(nn.Conv2d):
 
 class Unused(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
-        return x[:, :1].expand(-1, 4, -1, -1)
+        return x[:, :1].repeat(1, 4, 1, 1)
 
 
 ALONE: dict[str, tuple[Callable[[], nn.Module], str]] = {
@@ -335,6 +340,26 @@ def test_products_with_parameters_are_layers(way: str, effort: str, tmp_path: Pa
     assert model.state_dict().keys() == result.model.state_dict().keys()
     result.save(tmp_path / "me")
     assert torch.equal(finepruning.load(tmp_path / "me", model)(x), y)
+
+
+def test_a_bank_of_which_weights_are_mixed_is_no_layer() -> None:
+    """Of zeros in it the weight that is computed with has none."""
+
+    class Conditional(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bank = nn.Parameter(torch.randn(4, 16 * 6) / 6)
+            self.route, self.f = nn.Linear(6, 4), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            weights = torch.matmul(self.route(x).softmax(1), self.bank).view(-1, 16, 6)
+            mixed = torch.cat([F.linear(one[None], w) for one, w in zip(x, weights, strict=True)])
+            return self.f(mixed.relu())
+
+    torch.manual_seed(0)
+    result = personalize(Conditional(), torch.randn(64, 6), sparsity=0.5, readout=False)
+    assert [la.name for la in result.report.layers] == ["route", "f"]
+    assert "Conditional uses by itself" in result.report.left_alone["bank"]
 
 
 def test_a_copy_of_a_weight_is_no_layer() -> None:

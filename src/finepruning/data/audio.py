@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .._errors import FinepruningError
@@ -50,13 +51,27 @@ def need(library: str, what: str) -> Any:
         ) from error
 
 
+RATES = (1000, 1_000_000)
+"""Samples a second that a recording may have: a header may say anything."""
+CHANNELS = 64
+LONGEST = 3600.0
+"""Seconds of a recording that are read: it is as much as anything is fitted to."""
+LOUDEST = 100.0
+"""Full scale is 1; a float recording may go beyond, but not to this."""
+CANCEL = 1e-4
+"""Of the channels' power: what is left of it when they are mixed, where they cancel each other."""
+BLOCK = 1 << 18
+
+
 def read_audio(path: str | Path, rate: int) -> Tensor:
     """Decode a file to mono float32 ``(T,)`` at ``rate`` samples a second.
 
     >>> read_audio("note.mp3", 16000).shape  # doctest: +SKIP
     torch.Size([52480])
 
-    Raises ``OSError`` or ``ValueError`` with a short reason when the file cannot be used.
+    Channels are mixed; where they cancel each other, the loudest is taken. Of more than an hour the
+    first is read. Raises ``OSError`` or ``ValueError`` with a short reason when the file cannot be
+    used.
     """
     soundfile, soxr = need("soundfile", "reading audio"), need("soxr", "reading audio")
     path = Path(path)
@@ -66,25 +81,79 @@ def read_audio(path: str | Path, rate: int) -> Tensor:
         )
     if not path.stat().st_size:
         raise ValueError("an empty file")
+    check_riff(path)
     try:
         with soundfile.SoundFile(path) as file:
-            # In pieces: an hour of stereo would be a gigabyte before it is mixed down.
-            blocks = file.blocks(blocksize=1 << 20, dtype="float32", always_2d=True)
-            parts = [block.mean(axis=1) for block in blocks]
             given = file.samplerate
+            if not RATES[0] <= given <= RATES[1]:
+                raise ValueError(f"{given} samples a second: no recording has as many")
+            if file.channels > CHANNELS:
+                raise ValueError(f"{file.channels} channels: no recording has as many")
+            wave = _mono(file, given)
     except soundfile.SoundFileError as error:
         reason = str(error).rpartition(": ")[2].strip().rstrip(".")
         raise ValueError(f"not audio, or damaged ({reason})") from None
-    wave = np.concatenate(parts) if parts else np.zeros(0, "f4")
+    except (MemoryError, OverflowError):
+        raise ValueError("damaged: its header asks for any memory") from None
     if not wave.size:
         raise ValueError("no samples in it")
     if not np.isfinite(wave).all():
         raise ValueError("NaN or infinite samples")
+    if (loud := float(np.abs(wave).max())) > LOUDEST:
+        raise ValueError(f"samples up to {loud:.3g}, where 1 is full scale")
+    if not np.ptp(wave):
+        raise ValueError("nothing but silence")
     if given != rate:
         wave = soxr.resample(wave, given, rate)
     if len(wave) < SHORTEST * rate:
         raise ValueError(f"{len(wave) / rate:.3f} s, shorter than {SHORTEST} s")
     return torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))
+
+
+def _mono(file: Any, rate: int) -> NDArray[np.float32]:
+    """All channels in one: ``(T,)``, in float32."""
+    # In pieces, for as long as there are any, whatever the header says: an hour of stereo would be
+    # a gigabyte before it is mixed down.
+    parts: list[NDArray[np.float32]] = []
+    power, mixed, frames = np.zeros(file.channels), 0.0, 0
+    single: list[NDArray[np.float32]] = []
+    while frames < LONGEST * rate:
+        block = file.read(BLOCK, dtype="float32", always_2d=True)
+        if not len(block):
+            break
+        frames += len(block)
+        parts.append(block.mean(axis=1))
+        with np.errstate(over="ignore", invalid="ignore"):
+            power += np.square(block, dtype=np.float64).sum(0)
+            mixed += float(np.square(parts[-1], dtype=np.float64).sum())
+        if file.channels > 1:
+            single.append(block[:, int(power.argmax())].copy())
+    if single and mixed < CANCEL * power.max():
+        parts = single
+    return np.concatenate(parts) if parts else np.zeros(0, "f4")
+
+
+def check_riff(path: Path) -> None:
+    """Raise ``ValueError`` where a wav file ends before its sound does: the decoder would not
+    say."""
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+            return
+        end = path.stat().st_size
+        while len(chunk := file.read(8)) == 8:
+            size = int.from_bytes(chunk[4:], "little")
+            there = end - file.tell()
+            if chunk[:4] == b"data":
+                # Written to a pipe, the size was not known.
+                if there < size < UNKNOWN:
+                    raise ValueError(f"cut off: {1 - there / size:.0%} of its sound is missing")
+                return
+            file.seek(size + size % 2, 1)
+
+
+UNKNOWN = 0x7FFF0000
+"""Sizes from here on say that nothing was known of it."""
 
 
 class AudioFolder(Folder[list[Inputs]]):
@@ -188,6 +257,8 @@ class AudioFolder(Folder[list[Inputs]]):
         if self.labels is not None:
             wave = wave[:limit]
         pieces = [p for p in torch.split(wave, limit) if len(p) >= SHORTEST * rate]
+        # Of a long recording, what was switched off.
+        pieces = [p for p in pieces if len(pieces) == 1 or bool((p != p[0]).any())]
         try:
             made = [self.front(piece) for piece in pieces]
         except Exception as error:  # the user's own callable: whatever it raises stops the job

@@ -40,7 +40,11 @@ def find_files(root: str | Path, kind: Kind) -> tuple[list[Path], list[tuple[Pat
     files: list[Path] = []
     skipped: list[tuple[Path, str]] = []
     seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+
+    def closed(error: OSError) -> None:
+        skipped.append((Path(error.filename), f"the folder cannot be opened ({error.strerror})"))
+
+    for folder, subfolders, names in os.walk(root, onerror=closed, followlinks=True):
         # Links are followed, and a link to a folder above would go round for ever.
         if (real := os.path.realpath(folder)) in seen:
             subfolders.clear()
@@ -52,7 +56,11 @@ def find_files(root: str | Path, kind: Kind) -> tuple[list[Path], list[tuple[Pat
             if name.startswith("."):
                 continue
             if path.suffix.lower() in kind.suffixes:
-                files.append(path)
+                # A pipe would be waited for, for ever.
+                if path.is_file():
+                    files.append(path)
+                else:
+                    skipped.append((path, "not a regular file, or a link to nothing"))
             else:
                 skipped.append((path, f"not an {kind.name} file"))
     if not files:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import math
-import struct
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.ExifTags import Base
 from torch import Tensor
 
 from .._errors import FinepruningError
 from .folder import Folder, Kind, find_files
 
+ORIENTATION = Base.Orientation
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 IMAGES = Kind(
@@ -25,11 +28,11 @@ IMAGES = Kind(
     frozenset(
         f".{ending}"
         for ending in (
-            *("apng", "avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg"),
+            *("apng", "avif", "bmp", "gif", "heic", "heif", "jfif", "jp2", "jpe", "jpeg"),
             *("jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"),
         )
     ),
-    "jpg, png, webp, bmp, gif or tif",
+    "jpg, png, webp, heic, bmp, gif or tif",
 )
 """Files with these endings are read as images; anything else in the folder is skipped and named."""
 
@@ -123,30 +126,109 @@ def find_images(root: str | Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     return find_files(root, IMAGES)
 
 
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
+"""What a file is read as, whatever its name says."""
+LARGEST = 256_000_000
+"""Pixels of a photo, at most: the largest sensors have 200 million."""
+LARGE = 64_000_000
+"""Pixels from which a photo is made smaller as it is read, and one is read at a time."""
+LONGEST = 100
+"""Times as long as wide that a photo may be: resized, a longer one would take any memory."""
+ENOUGH = 2048
+"""Pixels of the shorter side that a large photo keeps at least: no network takes as many."""
+_UPRIGHT = {
+    2: (Image.Transpose.FLIP_LEFT_RIGHT,),
+    3: (Image.Transpose.ROTATE_180,),
+    4: (Image.Transpose.FLIP_TOP_BOTTOM,),
+    5: (Image.Transpose.TRANSPOSE,),
+    6: (Image.Transpose.ROTATE_270,),
+    7: (Image.Transpose.TRANSVERSE,),
+    8: (Image.Transpose.ROTATE_90,),
+}
+"""What turns an image of each EXIF orientation the right way up."""
+_OPENING, _ONE_LARGE = Lock(), Lock()
+
+
 def read_image(path: str | Path) -> Image.Image:
     """Decode a file to 8-bit RGB, the right way up; transparent parts become white.
 
-    Raises ``OSError`` or ``ValueError`` with a short reason when the file cannot be used.
+    Photos of more than 64 million pixels are made smaller, to 2,048 pixels a side at least. Raises
+    ``OSError`` or ``ValueError`` with a short reason when the file cannot be used.
     """
+    if Path(path).suffix.lower() in (".heic", ".heif"):
+        _register_heif()
     try:
-        with Image.open(path) as file:
-            file.load()
-            image = ImageOps.exif_transpose(file)
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                white = Image.new("RGBA", image.size, "white")
-                return Image.alpha_composite(white, image).convert("RGB")
-            if image.mode.startswith("I"):  # 16 bits; Pillow would clip it at 255
-                high = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
-                image = Image.fromarray(high.astype(np.uint8))
-            elif image.mode == "F":
-                raise ValueError("floating-point pixels, whose range is not known")
-            return image.convert("RGB")
+        with _opened(path) as file:
+            _check_size(*file.size)
+            if file.width * file.height < LARGE:
+                return _upright_rgb(file)
+            with _ONE_LARGE:
+                return _upright_rgb(file)
     except UnidentifiedImageError:
         raise ValueError("not an image, whatever its name says") from None
-    except (SyntaxError, EOFError, IndexError, struct.error, Image.DecompressionBombError) as error:
-        # Pillow's decoders raise these too on damaged files.
+    except MemoryError:
+        raise ValueError("too large for the memory") from None
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # Pillow's decoders raise anything at all on damaged files
         raise ValueError(str(error) or "damaged") from None
+
+
+def _opened(path: str | Path) -> Image.Image:
+    """The file, of which only the header has been read."""
+    # Pillow warns of, and refuses, what today's phones take. Our own check comes next.
+    with _OPENING:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            Image.init()
+            return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > LARGEST:
+        raise ValueError(f"{width} x {height} pixels: larger than any photo")
+    if max(width, height) > LONGEST * min(width, height):
+        raise ValueError(f"{width} x {height} pixels: too long and thin for a photo")
+
+
+def _upright_rgb(file: Image.Image) -> Image.Image:
+    if file.width * file.height >= LARGE:
+        file.draft("RGB", (ENOUGH, ENOUGH))  # of a JPEG only a part is decoded then
+    file.load()
+    orientation = _orientation(file)
+    image: Image.Image = file
+    if (factor := min(image.size) // ENOUGH) > 1 and image.width * image.height >= LARGE:
+        image = image.reduce(factor)
+    for way in _UPRIGHT.get(orientation, ()):
+        image = image.transpose(way)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    if image.mode.startswith("I"):  # 16 bits; Pillow would clip it at 255
+        high = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        image = Image.fromarray(high.astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels, whose range is not known")
+    return image.convert("RGB")
+
+
+def _orientation(file: Image.Image) -> int:
+    """The EXIF orientation; 1, upright, where there is none or the EXIF is damaged."""
+    try:
+        return int(file.getexif().get(ORIENTATION, 1))
+    except Exception:  # whatever stands there: the picture itself is fine
+        return 1
+
+
+def _register_heif() -> None:
+    try:
+        heif = importlib.import_module("pillow_heif")
+    except ImportError:
+        raise ValueError("HEIC needs pillow-heif: pip install finepruning[heic]") from None
+    heif.register_heif_opener()
 
 
 class ImageFolder(Folder[Tensor]):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .._errors import FinepruningError
 from ..data.batches import Batch
 from .convolutions import ConvLayer
 from .engine import Engine
@@ -48,8 +49,11 @@ def look_closer(
     ]
     banks = any(layer is None and _parameter(group[0]).ndim > 2 for _, layer, group in asked)
     sample = next(iter(batch.parts(FEW))) if banks else batch.take(0)
-    for _ in engine.stream([sample], (*found.places, *places)):
-        pass
+    try:
+        for _ in engine.stream([sample], (*found.places, *places)):
+            pass
+    except FinepruningError:  # something does not take a weight that tells
+        return found, {}, False
     made = [
         make_plain(engine, name, uses)
         for name, layer, (uses, *more) in asked

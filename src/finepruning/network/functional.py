@@ -56,7 +56,8 @@ class Told(Tensor):
         if not given:
             return function(*plain_args, **plain_kwargs)
         known = {id(told.plain): told for told in given}
-        product = product_of(function, plain_args, plain_kwargs, lambda w: id(w) in known)
+        stored = {key for key, told in known.items() if not told.computed}
+        product = product_of(function, plain_args, plain_kwargs, known, stored)
         if product is not None:
             told = known[id(product.weight)]
             return told.handle(product, told)
@@ -86,6 +87,15 @@ def _retold(output: Any, given: list[Told], inputs: list[Tensor]) -> Any:
     made.plain, made.source = output, told.source
     made.computed = told.computed or held.data_ptr() != source.data_ptr()
     made.handle, made.note, made.constants = told.handle, told.note, told.constants
+    return made
+
+
+def _made_of(output: Tensor, told: Told) -> Told:
+    """A product that shows whether it is a weight itself: then what it was made with is a bank of
+    weights, no layer."""
+    made = output.as_subclass(Told)
+    made.plain, made.source, made.computed = output, told.source, True
+    made.handle, made.note, made.constants = told.handle, _ignore, told.constants
     return made
 
 
@@ -119,11 +129,11 @@ def note_uses(uses: Uses, constants: Any) -> Callable[[Any, Any, Any], None]:
         bias_name = "bias"
         own = module._parameters.get(bias_name)
         weight = _plain(module._parameters[uses.key])
-        if own is None and bias_name in module._parameters:
+        known = isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+        if own is None and known and bias_name in module._parameters:
             # Something behind may take up a bias. One of zeros shows whether it would be used.
-            size = weight.shape[0] if isinstance(module, nn.Linear | nn.modules.conv._ConvNd) else 1
-            own = nn.Parameter(weight.detach().new_zeros(size), requires_grad=False)
-            module._parameters[bias_name] = own
+            zeros = weight.detach().new_zeros(weight.shape[0])
+            own = module._parameters[bias_name] = nn.Parameter(zeros, requires_grad=False)
 
         def handle(product: Product, told: Told) -> Any:
             if told.computed:
@@ -131,7 +141,8 @@ def note_uses(uses: Uses, constants: Any) -> Callable[[Any, Any, Any], None]:
             else:
                 uses.products[product.form] = product
                 uses.own_bias &= own is not None and product.bias is own
-            return product.again(product.input, product.bias)
+            output = product.again(product.input, product.bias)
+            return output if known or told.computed else _made_of(output, told)
 
         module._parameters[uses.key] = Told.of(weight, handle, uses.others.add, constants)
         for key, other in module._parameters.items():  # of which a weight may be computed too
@@ -140,9 +151,11 @@ def note_uses(uses: Uses, constants: Any) -> Callable[[Any, Any, Any], None]:
         run = module.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
+            alone = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
+            given = args[0].clone() if alone else None
             output = run(*args, **kwargs)
-            if len(args) == 1 and not kwargs and isinstance(args[0], Tensor):
-                uses.call = args[0], output
+            if alone and isinstance(output, Tensor):  # what follows may change it in place
+                uses.call = given, output.clone()
             return output
 
         module.forward = forward

@@ -6,7 +6,7 @@ weight, or of a part of it, is a layer, whichever function computes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -52,15 +52,16 @@ def product_of(
     function: Any,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
-    is_weight: Callable[[Any], bool],
+    weights: Collection[int],
+    stored: Collection[int],
 ) -> Product | None:
-    """What ``function`` computes, where it is a product with a weight; ``is_weight`` says which
-    arguments are one."""
+    """What ``function`` computes, where it is a product with a weight: one of these identities. An
+    input is none that is ``stored``."""
     try:
         found = _found(function, args, kwargs)
     except (TypeError, ValueError, IndexError):  # arguments of another form
         return None
-    if found is None or not is_weight(found.weight) or is_weight(found.input):
+    if found is None or id(found.weight) not in weights or id(found.input) in stored:
         return None
     return found if isinstance(found.input, Tensor) and found.input.ndim > 1 else None
 
