@@ -30,6 +30,8 @@ class Result:
     None: nothing."""
     plain: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     """Modules that hold a weight which the given ones compute, and how they are made so."""
+    moving: tuple[str, ...] = ()
+    """Buffers that the network writes to as it runs: the base may have been used meanwhile."""
 
     def save(
         self,
@@ -44,4 +46,5 @@ class Result:
         save(
             path, self.model, [*self.pruned], [*self.changed], self.base, report,
             statistics=self.statistics, replace=replace, source=source, plain=self.plain,
+            moving=self.moving,
         )  # fmt: skip

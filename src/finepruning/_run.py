@@ -28,6 +28,7 @@ from .network.find import Found, find_layers
 from .network.layers import Layer
 from .network.norms import Norm, find_norms, holds_statistics
 from .network.shifts import fold_shifts
+from .network.values import parts_of
 from .report.account import account
 from .report.memory import PeakMemory
 from .steps.answer import answers, halves_agree, names_of, task_of
@@ -184,7 +185,9 @@ class _Run:
             )
             statistics = replace(statistics.compacted(config.observe.rank), offsets=offsets)
         plain = engine.made_plain
-        return Result(engine.model, report, self.base, pruned, changed, statistics, plain)
+        moving = tuple(sorted(self.engine.moving & self.model.state_dict().keys()))
+        base = fingerprint(self.model, moving) if moving else self.base
+        return Result(engine.model, report, base, pruned, changed, statistics, plain, moving)
 
     def _warnings(self) -> tuple[str, ...]:
         few = self.config.warn if self.past is None else replace(self.config.warn, few=0)
@@ -298,11 +301,21 @@ class _Bar(tqdm):  # type: ignore[type-arg]
 
 
 def _check_weights(model: nn.Module) -> None:
+    statistics = ("running_mean", "running_var")
+    buffers = {n for n, _ in model.named_buffers() if not n.endswith(statistics)}
     for name, value in model.state_dict().items():
         if isinstance(value, nn.UninitializedParameter):
             raise FinepruningError(f"model: {name!r} is not initialised; run the model once first")
-        floats = isinstance(value, Tensor) and value.is_floating_point()
-        if floats and not bool(value.isfinite().all()):
+        if not isinstance(value, Tensor):
+            continue
+        if value.device.type == "meta":
+            raise FinepruningError(f"model: {name!r} has no values (meta); load the weights first")
+        numbers = parts_of(value)[-1]
+        if not numbers.is_floating_point():
+            continue
+        # A mask may hold minus infinity; a weight may not.
+        wrong = numbers.float().isnan() if name in buffers else ~numbers.float().isfinite()
+        if bool(wrong.any()):
             raise FinepruningError(
                 f"model: {name!r} holds NaN or infinite values; load a sound checkpoint"
             )

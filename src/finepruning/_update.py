@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ def update(
 
     Raises :class:`FinepruningError` where nothing was kept, or where ``base`` is another network.
     """
-    earlier, report, made_from = _earlier(personal, base)
-    if fingerprint(base) != made_from:
+    earlier, report, made_from, moving = _earlier(personal, base)
+    if fingerprint(base, moving) != made_from:
         raise FinepruningError(
             "base: not the network that was personalised; load the weights it was made from"
         )
@@ -84,13 +85,15 @@ def update(
 
 def _earlier(
     personal: str | os.PathLike[str] | Result, base: nn.Module
-) -> tuple[Past, dict[str, Any], str]:
-    """What there was before, its report, and the base's fingerprint."""
+) -> tuple[Past, dict[str, Any], str, Sequence[str]]:
+    """What there was before, its report, the base's fingerprint, and what that leaves out."""
     if isinstance(personal, Result):
         if personal.statistics is None:
             raise FinepruningError("personal: nothing was kept for updates; personalise anew")
         report = personal.report.to_dict()
-        return Past(personal.model, personal.statistics), report, personal.base
+        past = Past(personal.model, personal.statistics)
+        return past, report, personal.base, personal.moving
     about = read_about(Path(personal))
     statistics = read_statistics(personal)
-    return Past(load(personal, base), statistics), about["report"], about["base"]
+    past = Past(load(personal, base), statistics)
+    return past, about["report"], about["base"], about.get("moving", ())

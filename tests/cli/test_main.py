@@ -140,8 +140,8 @@ def test_a_closed_pipe_and_ctrl_c(model: list[str], photos: Path, tmp_path: Path
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "here\n"
+        assert process.stderr is not None
+        assert process.stderr.readline() == "here\n"  # the result alone goes to stdout
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=20)

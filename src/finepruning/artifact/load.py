@@ -31,7 +31,7 @@ def load(path: str | os.PathLike[str], base: nn.Module) -> nn.Module:
     about = read_about(path)
     if not isinstance(base, nn.Module):
         raise FinepruningError(f"base: a {type(base).__name__}; give the torch.nn.Module")
-    if fingerprint(base) != about["base"]:
+    if fingerprint(base, about.get("moving", ())) != about["base"]:
         raise FinepruningError(
             f"{Path(path)}: made for another base model; load the weights that were personalised"
         )

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def save(
     replace: bool = False,
     source: dict[str, Any] | None = None,
     plain: Mapping[str, Any] | None = None,
+    moving: Sequence[str] = (),
 ) -> None:
     """Write the artifact for ``model`` at ``path``: all or nothing.
 
@@ -57,6 +58,8 @@ def save(
     for name in changed:
         tensors[name] = tensor_of(model, name).detach().cpu().clone()
     about = {"format": FORMAT, "base": base, "pruned": pruned, "changed": changed, "report": report}
+    if moving:
+        about["moving"] = [*moving]
     if plain:
         about["plain"] = dict(plain)
     if source is not None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from .._errors import FinepruningError
@@ -16,7 +19,31 @@ if TYPE_CHECKING:
 
 def say(message: str) -> None:
     """Print a line on stderr."""
-    print(f"finepruning: {message}", file=sys.stderr, flush=True)
+    print(f"finepruning: {printable(message)}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """The same with all that a terminal would obey, as a file's name may hold it, written out."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+@contextmanager
+def messages_aside() -> Iterator[None]:
+    """Whatever is printed within goes to stderr, from other programs and libraries too."""
+    sys.stdout.flush()
+    own = sys.stdout if sys.stdout is sys.__stdout__ else None  # else it is none of the system's
+    ours = os.dup(own.fileno()) if own is not None else -1
+    try:
+        if own is not None:
+            os.dup2(2, own.fileno())
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if own is not None:
+            os.dup2(ours, own.fileno())
+            os.close(ours)
 
 
 def held_kind(args: argparse.Namespace) -> Kind:

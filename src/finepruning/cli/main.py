@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from .._errors import FinepruningError
 from .._version import __version__
 from . import evaluate, inspect, monitor, personalize, report, update
-from .common import say
+from .common import messages_aside, printable, say
 
 
 class Command(Protocol):
@@ -49,8 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = _parser().parse_args(argv)
     try:
-        result, text = args.run(args)
-        print(json.dumps(result, indent=2) if args.format == "json" else text, flush=True)
+        # What the user's code, a library or a download prints is none of the result.
+        with messages_aside():
+            result, text = args.run(args)
+        print(
+            json.dumps(result, indent=2) if args.format == "json" else printable(text), flush=True
+        )
         return 0
     except KeyboardInterrupt:
         say("interrupted")
@@ -60,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (FinepruningError, OSError) as error:
         say(f"error: {' '.join(str(error).split())}")
+        return 1
+    except SystemExit as error:  # called by a network's own code: nothing has been done
+        say(f"error: the model's code called sys.exit({error.code!r}) before the work was done")
         return 1
     except Exception as error:
         # PyTorch's, by name: to import torch for it would take a second. Anything else is a bug

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import traceback
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from .._errors import FinepruningError
 
@@ -48,7 +51,7 @@ class Batch:
             shown = shapes if isinstance(self.inputs, dict) else shapes["x"]
             cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             raise FinepruningError(
-                f"batches: the model fails on inputs of shape {shown} ({cause});"
+                f"batches: the model fails on inputs of shape {shown} ({cause}{_where(error)});"
                 " give inputs as the model expects them"
             ) from error
 
@@ -59,6 +62,13 @@ class Batch:
             return replace(self, inputs=self.inputs.to(device), mask=mask)
         moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.inputs.items()}
         return replace(self, inputs=moved, mask=mask)
+
+    def copy(self) -> Batch:
+        """The same batch with tensors of its own."""
+        if isinstance(self.inputs, Tensor):
+            return replace(self, inputs=self.inputs.clone())
+        own = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.inputs.items()}
+        return replace(self, inputs=own)
 
     @property
     def has_pictures(self) -> bool:
@@ -154,7 +164,9 @@ def read_batches(data: Any) -> Iterator[Batch]:
             f"batches: a {type(data).__name__} is no data;"
             " give a tensor, a DataLoader or a list of batches"
         )
-    yield from joined(_batch(item, number) for number, item in enumerate(data))
+    items = (_batch(item, number) for number, item in enumerate(data))
+    # What an iterator gives it may write over.
+    yield from joined(items if isinstance(data, Sequence) else (item.copy() for item in items))
 
 
 def joined(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -200,6 +212,11 @@ def _alike(value: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
 
 def _batch(item: Any, number: int) -> Batch:
     where = f"batches: item {number}"
+    if isinstance(item, PackedSequence):
+        raise FinepruningError(
+            f"{where} is a PackedSequence, whose rows are no samples; give the padded tensor, and"
+            " let the model pack it"
+        )
     if isinstance(item, tuple | list) and item:
         item = item[0]
     if isinstance(item, np.ndarray):
@@ -219,12 +236,40 @@ def _batch(item: Any, number: int) -> Batch:
         if k not in LABEL_KEYS
     }
     tensors = {k: v for k, v in inputs.items() if isinstance(v, Tensor) and v.ndim}
+    for key, value in inputs.items():
+        if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
+            raise FinepruningError(
+                f"{where}[{key!r}] is a list of tensors; give one tensor (samples, ...)"
+            )
     if not tensors:
         raise FinepruningError(f"{where} holds no tensor; give a dict of keyword inputs")
     for key, value in tensors.items():
         # An additive attention mask says "not here" with minus infinity.
         _check_finite(value.clamp(min=-1.0) if "mask" in key else value, f"{where}[{key!r}]")
-    return Batch(inputs, len(next(iter(tensors.values()))))
+    return Batch(inputs, _size(tensors))
+
+
+def _where(error: BaseException) -> str:
+    """Where in the user's own code an error was raised; empty: it was in a library's."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not any(part in frame.filename for part in ("site-packages", "finepruning/", "<")):
+            return f" at {frame.filename}:{frame.lineno}"
+    return ""
+
+
+MAIN = ("pixel_values", "input_ids", "input_values", "input_features", "inputs_embeds")
+"""What Hugging Face calls the inputs that have one row for each sample."""
+
+
+def _size(tensors: Mapping[str, Tensor]) -> int:
+    """How many samples there are: what most tensors are long, of those that are not one for all."""
+    for key in MAIN:
+        if key in tensors:
+            return len(tensors[key])
+    counts = Counter(len(value) for value in tensors.values())
+    if len(counts) > 1:
+        del counts[1]
+    return max(counts, key=lambda size: (counts[size], size))
 
 
 def _check_finite(value: Tensor, where: str) -> None:

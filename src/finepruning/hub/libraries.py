@@ -19,6 +19,17 @@ def import_library(library: str, where: str, hint: str = "") -> ModuleType | Any
         ) from error
 
 
+def wanted(error: BaseException, weights: object) -> str:
+    """What an error says; and, where it came of fetching the pretrained weights, what to do."""
+    said = one_line(error)
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and weights is None:
+            return f"its pretrained weights cannot be fetched ({said}); give --weights FILE"
+        chain = chain.__cause__ or chain.__context__
+    return said
+
+
 def one_line(error: BaseException) -> str:
     """The first two lines of an error's message as one; libraries often put the gist second."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -40,6 +40,8 @@ def _with_file(
     # for what the model does later.
     sys.path.insert(0, str(file.resolve().parent))
     sys.modules[spec.name] = module
+    # What it reads of a command line is not ours.
+    ours, sys.argv = sys.argv, [str(file)]
     try:
         spec.loader.exec_module(module)
         if not callable(make := getattr(module, function, None)):
@@ -49,7 +51,7 @@ def _with_file(
         return use(make)
     except FinepruningError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = [
             f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)
         ]
@@ -57,3 +59,5 @@ def _with_file(
         raise FinepruningError(
             f"{option} {file}:{function}: {type(error).__name__} at {where}: {one_line(error)}"
         ) from error
+    finally:
+        sys.argv = ours

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .._errors import FinepruningError
 from ..data.images import Preprocess
-from .libraries import import_library, one_line
+from .libraries import import_library, wanted
 from .loaded import Loaded
 from .weights import Checkpoint
 
@@ -26,7 +26,7 @@ def load(spec: str, weights: Checkpoint | None) -> Loaded:
         if head is not None and len(head) != model.num_classes:
             model = timm.create_model(name, pretrained=False, num_classes=len(head))
     except Exception as error:  # an unknown name, a network without weights, no connection
-        raise FinepruningError(f"--model {spec}: {one_line(error)}") from error
+        raise FinepruningError(f"--model {spec}: {wanted(error, weights)}") from error
     if weights is not None:
         weights.fit_into(model)
     config = timm.data.resolve_model_data_config(model)

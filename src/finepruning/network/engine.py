@@ -33,6 +33,7 @@ from .memory import release_free_memory
 from .plain import unwrap
 from .replica import Replicas
 from .taps import Place, Run
+from .values import is_plain
 
 TRIM_FROM = 1 << 23
 """Bytes of waiting inputs from which freed memory is given back after a visit. Of less there is
@@ -78,6 +79,9 @@ class Engine:
         self.device = device
         self._replicas = Replicas(self.model)
         self._switches = switches(dict.fromkeys(("cpu", device.type)))
+        self.moving: set[str] = set()
+        """Buffers that a forward pass writes to."""
+        self._ran = False
         self._turned: list[nn.Parameter] = []
         """Parameters whose channels lie last in memory while the engine is at work."""
 
@@ -120,11 +124,13 @@ class Engine:
             return y
 
         for batch in batches:
-            given, twin = self._given(batch), self.replica(places, call)
+            given, (twin, twins) = self._given(batch), self._wired(places, call)
             overhead, started = 0.0, time.perf_counter()
             with torch.no_grad(), contained(self._switches) as ambient, _come_out(ours):
                 output = given.call(twin)
             self.synchronize()
+            if not self._ran:
+                self._ran, self.moving = True, _changed_buffers(self.model, twins)
             yield Passed(batch, output, time.perf_counter() - started - overhead)
 
     def probe(
@@ -248,6 +254,20 @@ class Engine:
     def _given(self, batch: Batch) -> Batch:
         """The batch as the network takes it now."""
         return batch.to(self.device)
+
+
+def _changed_buffers(model: nn.Module, twins: Twins) -> set[str]:
+    changed = set()
+    for path, module in model.named_modules():
+        for name, value in module._buffers.items():
+            now = twins[module]._buffers.get(name)
+            if value is not None and is_plain(value) and not _same(value, now):
+                changed.add(f"{path}.{name}".lstrip("."))
+    return changed
+
+
+def _same(one: Tensor, two: Tensor | None) -> bool:
+    return one is two or (two is not None and one.shape == two.shape and torch.equal(one, two))
 
 
 def alike(a: Any, b: Any) -> bool:

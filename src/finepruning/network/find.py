@@ -21,6 +21,7 @@ from .functional import wire_nothing
 from .kinds import kind_of
 from .layers import Layer, LinearLayer
 from .taps import Place, has_own_forward, wire_call
+from .values import is_plain
 
 ADAPTED = "an adapter changes its weight: merge it first (merge_and_unload())"
 COMPUTED = "its weight is computed (parametrized), not stored"
@@ -196,8 +197,8 @@ class _Search:
             self.leave(name, weight, COMPUTED)
         elif own_forward and not self._may_be_seen_through(kind.layer, weight):
             self.leave(name, weight, f"{type(module).__name__} has a forward of its own")
-        elif not weight.is_floating_point():
-            self.leave(name, weight, f"its weight is of type {weight.dtype}")
+        elif not is_plain(weight):
+            self.leave(name, weight, f"its weight is of type {weight.dtype}, {weight.layout}")
         elif id(weight) in self.left:
             self.leave(name, weight, "its weight is shared with a layer that is left alone")
         elif id(weight) in self.elsewhere:

@@ -195,6 +195,17 @@ def _by_attributes(value: Any, memo: dict[int, Any]) -> Any:
     return made
 
 
+def _belongs(value: Any, memo: dict[int, Any]) -> bool:
+    """Whether it is a module of the network, or a method of one."""
+    owner = value.__self__ if isinstance(value, MethodType) else value
+    return isinstance(owner, nn.Module) and id(owner) in memo
+
+
+def mapped(value: Any, known: dict[int, Any]) -> Any:
+    """A copy of ``value``, such as a function, in which objects are those ``known`` by identity."""
+    return _copied(value, {**known, _POLICY: _Large()})
+
+
 def _values(container: Any) -> Any:
     return container.values() if isinstance(container, dict) else container
 
@@ -206,7 +217,7 @@ def _function(function: FunctionType, memo: dict[int, Any]) -> FunctionType:
     reachable = {
         name: held
         for name in function.__code__.co_names
-        if type(held := scope.get(name)) in _CONTAINERS
+        if type(held := scope.get(name)) in _CONTAINERS or _belongs(held, memo)
     }
     defaults = function.__defaults__, function.__kwdefaults__
     if not cells and not reachable and not any(defaults) and not vars(function):

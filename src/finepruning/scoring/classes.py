@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,10 +30,12 @@ def match_classes(
     """
     table = read_classes(file) if file is not None else None
     if isinstance(table, dict):
-        found = {name: table.get(name, -1) for name in folders}
-        missing = [name for name in folders if name not in table]
+        composed = {unicodedata.normalize("NFC", name): index for name, index in table.items()}
+        alike = {name: unicodedata.normalize("NFC", name) for name in folders}
+        found = {name: composed.get(alike[name], -1) for name in folders}
+        missing = [name for name in folders if alike[name] not in composed]
         source = f"in {file}"
-    elif all(name.isdecimal() for name in folders):
+    elif all(name.isdecimal() for name in folders) and not _named(folders, table):
         found, missing, source = {name: int(name) for name in folders}, [], "a number"
     else:
         source = f"in {file}" if table is not None else "among the model's class names"
@@ -68,6 +71,12 @@ def match_classes(
     return found
 
 
+def _named(folders: Sequence[str], table: Sequence[str] | None) -> bool:
+    """Whether a file calls its outputs what the folders are called, numbers though they are."""
+    known = {_plain(name) for name in table or ()}
+    return all(_plain(name) in known for name in folders)
+
+
 def read_classes(file: str | Path) -> list[str] | dict[str, int]:
     try:
         text = Path(file).read_text("utf-8-sig")
@@ -100,4 +109,5 @@ def _index_names(names: Sequence[str]) -> dict[str, set[int]]:
 
 
 def _plain(name: str) -> str:
+    name = unicodedata.normalize("NFC", name)  # some systems write an accent apart
     return " ".join(name.replace("_", " ").split()).casefold()

@@ -23,7 +23,7 @@ from ..network.engine import Engine
 from ..network.find import Found
 from ..network.norms import Norm, norm_places
 from .observation import Observation, ObserveOptions
-from .trace import Trace, looked_at
+from .trace import Trace, explained, looked_at
 from .watch import MEANS, Watcher
 
 
@@ -51,8 +51,11 @@ def observe(
     first = next((b for b in stream if b.size), None)
     if first is None:
         raise FinepruningError("batches: there is no data; give at least two samples")
-    engine.settle(first.take(0))
-    found, traced, uses = looked_at(engine, found, first)
+    try:
+        engine.settle(first.take(0))
+        found, traced, uses = looked_at(engine, found, first)
+    except FinepruningError as error:
+        raise explained(engine, first, error) from error.__cause__
     room = _Room.of(first, traced, options, batch_count, seed)
     ahead, known = [first], first.size * (room.batches or 1)
     if room.batches is None:  # the calibration batches are kept anyway: read them, then count
@@ -207,4 +210,4 @@ class _Room:
         """Whether a batch becomes one of the calibration set."""
         filled = sum(b.weight / self.unit for b in held)
         fits = filled + batch.weight / self.unit <= self.space and len(held) < self.limit
-        return (number_ in self.numbers if self.numbers else fits) or not held
+        return (fits and (not self.numbers or number_ in self.numbers)) or not held

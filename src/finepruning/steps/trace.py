@@ -98,6 +98,23 @@ def looked_at(
     return closer, traced, uses
 
 
+def explained(engine: Engine, batch: Batch, error: FinepruningError) -> FinepruningError:
+    """What is to be said of an ``error`` that a single sample has met: where the network takes the
+    whole batch, the inputs are not to blame."""
+    cause = error.__cause__
+    if batch.size < 2 or cause is None:
+        return error
+    try:
+        engine.probe(batch)
+    except FinepruningError:
+        return error
+    return FinepruningError(
+        f"model: takes {batch.size} samples at once, but not a single one ({type(cause).__name__}:"
+        f" {' '.join(str(cause).split())[:200]}); mend what needs several, such as squeeze()"
+        " without a dimension, a batch norm without statistics, or a state of fixed size"
+    )
+
+
 def _not_logits(output: Any) -> str:
     """Why a model's output cannot be read out; empty: it can."""
     if not isinstance(output, Tensor):
