@@ -28,7 +28,7 @@ from .network.find import Found, find_layers
 from .network.layers import Layer
 from .network.norms import Norm, find_norms, holds_statistics
 from .network.shifts import fold_shifts
-from .network.values import parts_of
+from .network.values import is_plain, parts_of
 from .report.account import account
 from .report.memory import PeakMemory
 from .steps.answer import answers, halves_agree, names_of, task_of
@@ -282,7 +282,7 @@ class _Run:
 
     def _check_fit(self) -> None:
         for parameter in self.engine.model.parameters():
-            if not bool(parameter.isfinite().all()):
+            if is_plain(parameter) and not bool(parameter.isfinite().all()):
                 raise FinepruningError(
                     "model: the fit gave NaN or infinite weights; please report this"
                 )

@@ -122,8 +122,8 @@ def _mono(file: Any, rate: int) -> NDArray[np.float32]:
         if not len(block):
             break
         frames += len(block)
-        parts.append(block.mean(axis=1))
         with np.errstate(over="ignore", invalid="ignore"):
+            parts.append(block.mean(axis=1))
             power += np.square(block, dtype=np.float64).sum(0)
             mixed += float(np.square(parts[-1], dtype=np.float64).sum())
         if file.channels > 1:

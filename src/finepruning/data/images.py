@@ -134,7 +134,7 @@ LARGE = 64_000_000
 """Pixels from which a photo is made smaller as it is read, and one is read at a time."""
 LONGEST = 100
 """Times as long as wide that a photo may be: resized, a longer one would take any memory."""
-ENOUGH = 2048
+ENOUGH = 1024
 """Pixels of the shorter side that a large photo keeps at least: no network takes as many."""
 _UPRIGHT = {
     2: (Image.Transpose.FLIP_LEFT_RIGHT,),
@@ -152,7 +152,7 @@ _OPENING, _ONE_LARGE = Lock(), Lock()
 def read_image(path: str | Path) -> Image.Image:
     """Decode a file to 8-bit RGB, the right way up; transparent parts become white.
 
-    Photos of more than 64 million pixels are made smaller, to 2,048 pixels a side at least. Raises
+    Photos of more than 64 million pixels are made smaller, to 1,024 pixels a side at least. Raises
     ``OSError`` or ``ValueError`` with a short reason when the file cannot be used.
     """
     if Path(path).suffix.lower() in (".heic", ".heif"):

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from types import FunctionType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .replica import mapped
@@ -30,6 +31,8 @@ def copied(model: nn.Module) -> nn.Module:
     made = copy.deepcopy(model, memo)
     known = {key: value for key, value in memo.items() if isinstance(value, nn.Module | Tensor)}
     for module in given:
+        if isinstance(module, torch.jit.ScriptModule):  # its state is not in Python
+            continue
         twin = vars(known[id(module)])
         for name, value in vars(module).items():
             if _has_functions(value):

@@ -115,8 +115,9 @@ def norm_places(norms: Sequence[Norm]) -> tuple[Place, ...]:
 def holds_statistics(m: nn.Module) -> bool:
     """Whether it is a batch norm that computes what PyTorch's do (or timm's, which add an
     activation) by the statistics of training."""
+    if not isinstance(m, _BatchNorm) or "forward" in vars(m):
+        return False
     own = type(m).forward is _BatchNorm.forward or type(m).__name__ == "BatchNormAct2d"
-    own = own and isinstance(m, _BatchNorm) and "forward" not in vars(m)
     return own and m.running_mean is not None
 
 
