@@ -25,7 +25,14 @@ WIDEST = 1 << 18
 """Outputs of a product from which its weight is taken for a bank of weights, not for a layer."""
 FEW = 4
 """Samples that show which weights of a bank are used."""
-ELSEWHERE = (nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase)
+ELSEWHERE = (
+    torch.jit.ScriptModule,
+    nn.MultiheadAttention,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.RNNBase,
+    nn.RNNCellBase,
+)
 
 
 def look_closer(

@@ -259,6 +259,8 @@ class Engine:
 def _changed_buffers(model: nn.Module, twins: Twins) -> set[str]:
     changed = set()
     for path, module in model.named_modules():
+        if twins[module] is module:  # scripted
+            continue
         for name, value in module._buffers.items():
             now = twins[module]._buffers.get(name)
             if value is not None and is_plain(value) and not _same(value, now):
