@@ -96,6 +96,9 @@ def look_at(family: Family) -> dict[str, Any]:
     try:
         model = family.build().eval()
         batches, others = family.data(1), family.data(2)
+        for p in model.parameters():  # of a last layer that starts at zero nothing would show
+            if p.ndim > 1 and not p.any():
+                nn.init.normal_(p, std=0.02)
         _settle_norms(model, batches)
         with torch.no_grad():
             dense = _output(model, others)

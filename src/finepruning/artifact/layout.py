@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +47,29 @@ def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
 def read_report(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The report that was saved with an artifact, as :meth:`finepruning.Report.to_dict` gave it."""
     return read_about(path)["report"]
+
+
+def check_place(out: Path) -> None:
+    """Raise :class:`FinepruningError` where no artifact can be written at ``out``: it exists, its
+    parent does not, may not be written in, or does not take such a name."""
+    if out.exists() or out.is_symlink():
+        raise FinepruningError(f"{out}: exists already; remove it or give another name")
+    if not out.absolute().parent.is_dir():
+        raise FinepruningError(f"{out}: there is no folder {out.absolute().parent}; make it first")
+    try:
+        out.mkdir()
+        out.rmdir()
+    except (OSError, ValueError) as error:
+        raise FinepruningError(
+            f"{out}: cannot be written ({error}); give another place or name"
+        ) from error
+
+
+def check_space(out: Path, needed: int) -> None:
+    """Raise :class:`FinepruningError` where there is less room than the ``needed`` bytes."""
+    free = shutil.disk_usage(out.absolute().parent).free
+    if free < needed:
+        raise FinepruningError(
+            f"{out}: {free / 1e6:,.0f} MB are free there, and {needed / 1e6:,.0f} may be needed;"
+            " free some space or give another place"
+        )

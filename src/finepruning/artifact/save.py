@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .._errors import FinepruningError
 from ..steps.statistics import Statistics
-from .layout import FORMAT, JSON, STATISTICS, TENSORS, read_about
+from .layout import FORMAT, JSON, STATISTICS, TENSORS, check_place, read_about
 from .statistics import to_tensors
 
 
@@ -45,10 +45,8 @@ def save(
     out = Path(path)
     if replace and out.exists():
         read_about(out)  # nothing is replaced that is no artifact
-    elif out.exists() or out.is_symlink():
-        raise FinepruningError(f"{out}: exists already; remove it or give another name")
-    if not out.absolute().parent.is_dir():
-        raise FinepruningError(f"{out}: there is no folder {out.parent}; make it first")
+    else:
+        check_place(out)
     tensors: dict[str, Tensor] = {}
     for name in pruned:
         flat = model.get_parameter(name).detach().cpu().reshape(-1)
@@ -66,7 +64,7 @@ def save(
         about["source"] = source
     aside: str | None = None
     try:
-        aside = tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent)
+        aside = tempfile.mkdtemp(prefix=".finepruning-", dir=out.absolute().parent)
         save_file(tensors, Path(aside, TENSORS))
         Path(aside, JSON).write_text(json.dumps(about, indent=1) + "\n")
         # mkdtemp's folder and safetensors' file are their owner's alone.
@@ -98,7 +96,7 @@ def tensor_of(model: nn.Module, name: str) -> Tensor:
 def _swapped(aside: str, out: Path) -> str:
     """Put a folder in the place of another, with whatever else lies there; the old one, to be
     removed."""
-    old = tempfile.mkdtemp(prefix=f".{out.name}-old-", dir=out.absolute().parent)
+    old = tempfile.mkdtemp(prefix=".finepruning-old-", dir=out.absolute().parent)
     before = Path(old, out.name)
     try:
         os.rename(out, before)

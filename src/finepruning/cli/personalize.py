@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._errors import FinepruningError
+from ..artifact.layout import check_place, check_space
 from . import common, options
 
 if TYPE_CHECKING:
@@ -68,13 +68,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     out = Path(args.out)
     # All that could waste an hour's work is looked at before the work.
-    if out.exists() or out.is_symlink():
-        raise FinepruningError(f"--out {out}: exists already; remove it or give another name")
-    if not os.access(out.absolute().parent, os.W_OK):
-        parent = out.absolute().parent
-        raise FinepruningError(
-            f"--out {out}: cannot write in {parent}; make it first, or go elsewhere"
-        )
+    try:
+        if args.out.strip() == "":
+            raise FinepruningError("give a name")
+        check_place(out)
+    except FinepruningError as error:
+        raise FinepruningError(f"--out {error}") from error
     if args.tolerance is not None and args.sparsity not in (None, "auto"):
         raise FinepruningError(
             f"--tolerance {args.tolerance:g}: says how a sparsity is chosen, and --sparsity"
@@ -86,6 +85,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
     device = common.device(args.device)
     loaded = common.load(args, kind)
+    check_space(out, sum(p.nbytes for p in loaded.model.parameters()))
     folder = open_folder(args.data, loaded, batch_size=args.batch_size, seed=args.seed)
     try:
         result = personalize(

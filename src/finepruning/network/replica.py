@@ -72,7 +72,8 @@ class Replicas:
         kept = set(map(id, ours))
         others = dict(given.named_modules())
         for path, mine in self._model.named_modules():
-            if (theirs := others.get(path)) is None:
+            theirs = others.get(path)
+            if theirs is None or isinstance(mine, torch.jit.ScriptModule):
                 continue
             large = {name: b for name, b in mine._buffers.items() if _is_large(b)}
             for name, value in {**mine._parameters, **large}.items():
