@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from finepruning import FinepruningError, load_model
@@ -71,3 +73,68 @@ def test_tied_weights_and_old_batchnorm() -> None:
     del state["b.weight"], state["n.num_batches_tracked"]
     fit_weights(model, state, "w.pt")
     assert model["b"].weight.sum() == 9
+
+
+# --- Checkpoints as they are found
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "model.", "net.", "module._orig_mod.", "model.net."]
+)
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+def test_what_wrappers_put_before_names(prefix: str, form: str, tmp_path: Path) -> None:
+    given, model = nn.Linear(3, 2), nn.Linear(3, 2)
+    state = {prefix + key: value for key, value in given.state_dict().items()}
+    path = tmp_path / f"a.{form}"
+    if form == "pth":
+        torch.save({"net": {"state_dict": state}, "epoch": 3, "optimizer": {"state": {}}}, path)
+    else:
+        save_file(state, path)
+    fit_weights(model, read_weights(path), path)
+    assert torch.equal(model.weight, given.weight)
+
+
+def test_a_prefix_that_is_the_models_own_stays() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = nn.Linear(3, 2)
+
+    given, model = Net(), Net()
+    fit_weights(model, given.state_dict(), "x")
+    assert torch.equal(model.model.weight, given.model.weight)
+    fit_weights(model, {f"model.{k}": v + 1 for k, v in given.state_dict().items()}, "x")
+    assert torch.equal(model.model.weight, given.model.weight + 1)
+
+
+def test_weights_in_several_files(tmp_path: Path) -> None:
+    given, model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), nn.Sequential(
+        nn.Linear(3, 4), nn.Linear(4, 2)
+    )  # fmt: skip
+    where = {}
+    for i in range(2):
+        part = {k: v for k, v in given.state_dict().items() if k.startswith(str(i))}
+        save_file(part, tmp_path / f"model-{i}.safetensors")
+        where |= dict.fromkeys(part, f"model-{i}.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": where}))
+    for path in (index, tmp_path):
+        fit_weights(model, read_weights(path), path)
+        assert torch.equal(model[1].weight, given[1].weight)
+    index.write_text(json.dumps({"weight_map": {"a": "../../none.safetensors"}}))
+    with pytest.raises(FinepruningError, match=r"none.safetensors: no such file"):
+        read_weights(index)
+    index.write_text("{")
+    with pytest.raises(FinepruningError, match="cannot be read"):
+        read_weights(index)
+
+
+def test_integers_are_no_weights() -> None:
+    with pytest.raises(FinepruningError, match=r"weight holds torch.int8.*quantised"):
+        fit_weights(nn.Linear(3, 2, False), {"weight": torch.zeros(2, 3, dtype=torch.int8)}, "x")
+
+
+def test_heads_for_training_alone_are_passed_over() -> None:
+    model = nn.Linear(3, 2)
+    state = dict(model.state_dict()) | {"aux1.fc.weight": torch.zeros(2, 2)}
+    fit_weights(model, state, "x")

@@ -6,6 +6,7 @@ import json
 import pickle
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +107,12 @@ def _without_prefixes(state: dict[str, Tensor], own: Collection[str]) -> dict[st
         return len(some.keys() & own)
 
     best = state
-    for _ in PREFIXES:
-        for prefix in PREFIXES:
-            inside = {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)}
+    for count in (1, 2, 3):
+        for wrappers in product(PREFIXES, repeat=count):
+            prefix = "".join(wrappers)
+            inside = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
             if known(inside) > known(best):
                 best = inside
-                break
-        else:
-            return best
     return best
 
 
