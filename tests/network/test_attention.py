@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from finepruning.network.find import find_layers
 from passes import through
+from unchecked import personalize
 
 MASKS = {
     "none": {},
@@ -46,6 +47,57 @@ def test_attention_of_one_sample(mask: str) -> None:
     query, key = torch.randn(3, 8).double(), torch.randn(5, 8).double()
     options = {k: v[:2] if v.ndim == 3 else v for k, v in MASKS[mask].items()}
     compare_attention(module, (query, key, key), options)
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "keys of another size": {"kdim": 6, "vdim": 10},
+    "a key and a value for all": {"add_bias_kv": True},
+    "zeros": {"add_zero_attn": True},
+    "all of it": {"kdim": 6, "vdim": 10, "add_bias_kv": True, "add_zero_attn": True},
+    "all of it, no bias": {"kdim": 6, "vdim": 10, "add_zero_attn": True, "bias": False},
+}
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_option_of_attention(options: str, mask: str, batch_first: bool) -> None:
+    given = OPTIONS[options]
+    module = nn.MultiheadAttention(8, 2, batch_first=batch_first, **given).double().eval()
+    if module.in_proj_bias is not None:
+        nn.init.normal_(module.in_proj_bias)
+    query = torch.randn(4, 3, 8).double()
+    key = torch.randn(4, 5, given.get("kdim", 8)).double()
+    value = torch.randn(4, 5, given.get("vdim", 8)).double()
+    if not batch_first:
+        query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+    for needed in (True, False):
+        compare_attention(module, (query, key, value), {**MASKS[mask], "need_weights": needed})
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_every_option_is_pruned(options: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            given = OPTIONS[options]
+            self.attend = nn.MultiheadAttention(8, 2, batch_first=True, **given)
+            self.k = nn.Linear(8, given.get("kdim", 8))
+            self.v = nn.Linear(8, given.get("vdim", 8))
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.attend(x, self.k(x), self.v(x))[0].mean(1))
+
+    model, x = Net().eval(), torch.randn(64, 6, 8)
+    result = personalize(model, x, sparsity=0.5, readout=False)
+    weights = [p for n, p in result.model.named_parameters() if "weight" in n]
+    assert sum(la.weights for la in result.report.layers) == sum(p.numel() for p in weights)
+    assert result.report.zeros == sum(int((p == 0).sum()) for p in weights)
+    error = (result.model(x) - model(x)).square().mean() / model(x).var()
+    assert error < 0.7
+    assert [*result.model.state_dict()] == [*model.state_dict()]
 
 
 def compare_attention(module: nn.Module, inputs: tuple[Tensor, ...], options: Any) -> None:

@@ -79,22 +79,6 @@ ALONE: dict[str, tuple[Callable[[], nn.Module], dict[str, str], int]] = {
         lambda: Twin(Conv1D(4, 4), nn.Linear(4, 4), "weight", "bias"),
         {"m.a": "not the kind", "m.b": "not the kind"}, 16,
     ),
-    "keys of another size": (
-        lambda: nn.MultiheadAttention(4, 2, kdim=3, vdim=5),
-        dict.fromkeys(
-            [f"m.{n}" for n in ("q_proj_weight", "k_proj_weight", "v_proj_weight",
-                                "out_proj.weight")], "kdim"
-        ),
-        16 + 12 + 20 + 16,
-    ),
-    "bias_k": (
-        lambda: nn.MultiheadAttention(4, 2, add_bias_kv=True),
-        {"m.in_proj_weight": "bias_k", "m.out_proj.weight": "bias_k"}, 64 + 8,
-    ),
-    "zero attention": (
-        lambda: nn.MultiheadAttention(4, 2, add_zero_attn=True),
-        {"m.in_proj_weight": "zero", "m.out_proj.weight": "zero"}, 64,
-    ),
     "attention subclass": (
         lambda: Masked(4, 2),
         {"m.in_proj_weight": "Masked", "m.out_proj.weight": "Masked"}, 64,

@@ -14,28 +14,28 @@ from .taps import Call, has_own_forward
 
 
 class ProjectionLayer(LinearLayer):
-    """Rows ``part`` of three of the packed ``in_proj_weight`` of ``nn.MultiheadAttention``."""
+    """One of the three projections of ``nn.MultiheadAttention``: rows ``part`` of three of the
+    packed ``in_proj_weight``, or a weight of its own; the bias is packed in either case."""
 
     part = 0
 
-    def _slice(self, value: Tensor) -> Tensor:
-        return value.chunk(3)[self.part]
-
     @property
     def weight(self) -> Tensor:
-        return self._slice(self.module.in_proj_weight.data)
+        stored = self.stored.data
+        return stored.chunk(3)[self.part] if self.weight_name == "in_proj_weight" else stored
 
     @property
     def bias(self) -> Tensor | None:
         bias = self.module.in_proj_bias
-        return None if bias is None else self._slice(bias.data)
+        return None if bias is None else bias.data.chunk(3)[self.part]
 
 
 def attention_layers(name: str, m: nn.MultiheadAttention) -> list[Layer]:
-    """The three projections packed in one parameter, and the one behind."""
+    """The three projections, and the one behind."""
     parts: list[Layer] = []
     for i, part in enumerate("qkv"):
-        projection = ProjectionLayer(f"{name}.{part}", m, "in_proj_weight", "in_proj_bias")
+        key = "in_proj_weight" if m.in_proj_weight is not None else f"{part}_proj_weight"
+        projection = ProjectionLayer(f"{name}.{part}", m, key, "in_proj_bias")
         projection.part = i
         parts.append(projection)
     return [*parts, LinearLayer(f"{name}.out_proj", m.out_proj)]
@@ -43,8 +43,6 @@ def attention_layers(name: str, m: nn.MultiheadAttention) -> list[Layer]:
 
 def attention_refused(m: nn.MultiheadAttention, holders: Counter[int]) -> str:
     """Why an attention cannot be taken apart; empty: it can."""
-    if m.in_proj_weight is None or m.bias_k is not None or m.add_zero_attn:
-        return "attention with kdim/vdim, bias_k or add_zero_attn is left dense"
     if any(nn.utils.parametrize.is_parametrized(part) for part in m.modules()):
         return "its weight is computed (parametrized), not stored"
     if has_own_forward(m, nn.MultiheadAttention) or has_own_forward(m.out_proj, nn.Linear):
@@ -79,15 +77,25 @@ def wire_attention(m: nn.MultiheadAttention, parts: tuple[Layer, ...], call: Cal
         if not batched:
             q, k, v = q[None], k[None], v[None]
         n, target, width = q.shape
-        source, heads = k.shape[1], m.num_heads
-        q, k, v = (t.view(n, -1, heads, width // heads).transpose(1, 2) for t in (q, k, v))
+        heads = m.num_heads
+        if m.bias_k is not None and m.bias_v is not None:  # a key and a value that all samples have
+            k = torch.cat([k, m.bias_k.expand(n, 1, -1)], 1)
+            v = torch.cat([v, m.bias_v.expand(n, 1, -1)], 1)
+        if m.add_zero_attn:
+            k, v = (F.pad(t, (0, 0, 0, 1)) for t in (k, v))
+        source = k.shape[1]
+        q, k, v = (t.reshape(n, -1, heads, width // heads).transpose(1, 2) for t in (q, k, v))
         bias = q.new_zeros(n, heads, target, source)
+        if is_causal and key_padding_mask is None and not need_weights:
+            # PyTorch believes the hint then, and what was added is seen like any other key.
+            attn_mask = torch.ones_like(bias[0, 0]).triu(1).bool()
         for mask, shape in (
             (attn_mask, None),
             (key_padding_mask, (n, 1, 1, source)),
         ):
             if mask is None:
                 continue
+            mask = F.pad(mask, (0, source - mask.shape[-1]))  # what was added is always seen
             if shape is None:
                 shape = (-1, heads, target, source) if mask.ndim == 3 else (1, 1, target, source)
             mask = mask.view(shape)

@@ -168,7 +168,11 @@ class Watcher:
             drawn_ = _Drawn(weakref.ref(x), version(x), layer.view, size, sample, position)
         sample, position = drawn_.sample, drawn_.position
         Y = precise(layer.rows(y, sample, position))
-        if not bool(Y.isfinite().all()):
+        sound = Y.isfinite().all(2).all(0)
+        if not bool(sound.all()):  # rows that see nothing, where all of theirs is masked
+            sample, position, Y = sample[sound], position[sound], Y[:, sound]
+            drawn_ = _Drawn(weakref.ref(x), None, None, size, sample, position)
+        if not bool(sound.any()):
             raise FinepruningError(
                 f"layer {layer.name!r}: its outputs hold NaN or infinite values;"
                 " check the model's weights, dtype and input scaling"
