@@ -3,6 +3,7 @@
 # make check   lint, format and types
 # make bench-smoke   every recipe in runs/ on a few images, where the data is there
 # make page          docs/results.md from results/
+# make zoo           published networks of many families, in an environment of its own (6 GB)
 #
 # All of them need Python 3.11+ and nothing else; what is missing is installed into .venv.
 
@@ -11,7 +12,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 TORCH := torch==2.13.0
 
-.PHONY: test quick demo check bench-smoke page clean
+.PHONY: test quick demo check bench-smoke page zoo clean
 
 # A process for each core, and each with one thread: many small networks gain nothing from more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
@@ -37,6 +38,17 @@ bench-smoke: .venv/.dev
 
 page: .venv/.dev
 	$(BIN)/python benchmarks/page.py
+
+# It goes on where it was interrupted.
+zoo: build/zoo/.made
+	build/zoo/bin/python benchmarks/zoo.py
+	build/zoo/bin/python benchmarks/zoo.py --page docs/zoo.md
+
+build/zoo/.made:
+	$(PYTHON) -m venv build/zoo
+	build/zoo/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1
+	build/zoo/bin/python -m pip install --quiet timm transformers --editable .
+	@touch $@
 
 clean:
 	rm -rf .venv

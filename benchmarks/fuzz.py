@@ -28,8 +28,8 @@ from PIL import Image
 from PIL.ExifTags import Base
 from tqdm import tqdm
 
-from finepruning.data.audio import read_audio
-from finepruning.data.images import Preprocess, read_image
+from finepruning import Preprocess
+from finepruning.research import read_audio, read_image
 
 SECONDS, BYTES = 2.0, 1e9
 EXTREMES = (b"\0", b"\xff", b"\x7f", b"\x80", b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff")
@@ -64,7 +64,8 @@ def sounds() -> dict[str, bytes]:
     for form, kind in (
         ("WAV", "PCM_16"), ("WAV", "FLOAT"), ("WAV", "ULAW"), ("WAV", "IMA_ADPCM"),
         ("WAVEX", "PCM_24"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"),
-        ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("CAF", "PCM_16"), ("W64", "PCM_16"), ("MP3", "MPEG_LAYER_III"),
+        ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("CAF", "PCM_16"), ("W64", "PCM_16"),
+        ("MP3", "MPEG_LAYER_III"),
     ):  # fmt: skip
         file = io.BytesIO()
         try:

@@ -76,7 +76,7 @@ _TIMM: tuple[tuple[Any, ...], ...] = (
     ("nf_resnet26",), ("nf_regnet_b0",), ("nfnet_l0",), ("dm_nfnet_f0",),
     ("resnetv2_50x1_bit",), ("resnetv2_18",), ("resnet18",), ("resnext50_32x4d",),
     ("seresnet18",), ("resnest14d",), ("skresnet18",), ("res2net50_14w_8s",), ("ecaresnet26t",),
-    ("gernet_s",), ("bat_resnext26ts",), ("halonet26t", 64), ("lambda_resnet26t", 64, {"img_size": 64}),
+    ("gernet_s",), ("bat_resnext26ts",), ("halonet26t", 256), ("lambda_resnet26t", 64, {"img_size": 64}),
     ("botnet26t_256", 64, {"img_size": 64}), ("regnety_002",), ("regnetz_005",), ("densenet121",), ("dla34",),
     ("dpn48b",), ("hrnet_w18_small",), ("hgnet_tiny",), ("inception_v4", 96), ("xception41", 96),
     ("inception_next_atto",), ("vgg11", 32), ("vovnet39a",), ("selecsls42b",), ("cspresnet50",),
@@ -85,7 +85,7 @@ _TIMM: tuple[tuple[Any, ...], ...] = (
     ("efficientvit_m0", 224), ("efficientformer_l1", 224), ("efficientformerv2_s0", 224),
     ("fastvit_t8",), ("starnet_s050",), ("mobilevit_xxs",), ("mobilevitv2_050",), ("repvit_m0_9",),
     ("swiftformer_xs", 64), ("levit_128s", 224), ("pvt_v2_b0",), ("poolformer_s12",),
-    ("caformer_s18",), ("metaformer_ppaa_s12_224",) , ("visformer_tiny", 224), ("tiny_vit_5m_224", 224),
+    ("caformer_s18",),  ("visformer_tiny", 224), ("tiny_vit_5m_224", 224),
     ("nest_tiny", 64, {"img_size": 64}), ("coatnet_nano_rw_224", 64, {"img_size": 64}),
     ("maxvit_nano_rw_256", 64, {"img_size": 64}), ("gcvit_xxtiny", 64, {"img_size": 64}), ("focalnet_tiny_srf",),
     ("davit_tiny",), ("hiera_tiny_224", 224), ("mvitv2_tiny", 64, {"img_size": 64}), ("nextvit_small",),
@@ -101,7 +101,7 @@ _TIMM: tuple[tuple[Any, ...], ...] = (
     ("swinv2_tiny_window8_256", 64, {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": (1, 1, 1, 1)}),
     ("swinv2_cr_tiny_224", 64, {"img_size": 64, "window_size": 4, "embed_dim": 24, "depths": (1, 1, 1, 1)}),
     ("mixer_s32_224", 64, {"img_size": 64}), ("gmlp_ti16_224", 64, {"img_size": 64}), ("resmlp_12_224", 64, {"img_size": 64}),
-    ("sequencer2d_s", 64, {"img_size": 64}), ("samvit_base_patch16", 64, {**_TINY, "num_classes": 20} | {"img_size": 64}),
+    ("sequencer2d_s", 64, {"img_size": 64}), ("samvit_base_patch16", 64, _TINY),
 )  # fmt: skip
 
 
@@ -129,7 +129,7 @@ _VISION: tuple[tuple[Any, ...], ...] = (
     ("swin_t", 64, _CLASSES), ("swin_v2_t", 64, _CLASSES), ("maxvit_t", 224, _CLASSES),
     ("vit_b_32", 224, _CLASSES), ("lraspp_mobilenet_v3_large", 64, _BARE),
     ("deeplabv3_mobilenet_v3_large", 64, _BARE), ("fcn_resnet50", 64, _BARE),
-    ("r3d_18", 0, _CLASSES), ("mvit_v1_b", 0, _CLASSES), ("swin3d_t", 0, _CLASSES),
+    ("r3d_18", 0, _CLASSES), ("swin3d_t", 0, _CLASSES),
     ("ssdlite320_mobilenet_v3_large", 320, _BARE),
     ("fasterrcnn_mobilenet_v3_large_320_fpn", 320, _BARE),
 )  # fmt: skip
@@ -244,10 +244,10 @@ def _sights() -> Iterator[Family]:
     picture = {"image_size": 32, "patch_size": 8}
     for name, more in {
         "ViT": picture, "DeiT": picture, "Beit": picture, "Dinov2": picture, "Dinov2WithRegisters": picture, "Swin": {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
-        "Swinv2": {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}, "Bit": {"embedding_size": 16, "hidden_sizes": [32, 32], "depths": [1, 1]},
+        "Swinv2": {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}, "Bit": {"embedding_size": 32, "hidden_sizes": [32, 32], "depths": [1, 1]},
         "ResNet": {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1]}, "ConvNext": {"hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2}, "ConvNextV2": {"hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2}, "MobileNetV1": {"depth_multiplier": 0.25}, "MobileNetV2": {"depth_multiplier": 0.35},
         "EfficientNet": {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320}, "RegNet": {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "groups_width": 8}, "Segformer": {"num_encoder_blocks": 2, "hidden_sizes": [16, 32], "depths": [1, 1], "sr_ratios": [2, 1], "num_attention_heads": [1, 2], "patch_sizes": [3, 3], "strides": [2, 2], "mlp_ratios": [2, 2]},
-        "PoolFormer": {"num_encoder_blocks": 2, "hidden_sizes": [16, 32], "depths": [1, 1], "patch_sizes": [3, 3], "strides": [2, 2], "padding": [1, 1]}, "Cvt": {}, "LevitForImageClassificationWithTeacher": None, "MobileViT": {"image_size": 64, "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 16, 16, 32]}, "Focalnet": None, "PvtV2": {"hidden_sizes": [16, 16, 16, 16], "depths": [1, 1, 1, 1], "image_size": 64}, "SwiftFormer": {"image_size": 64}, "EfficientFormer": None,
+        "PoolFormer": {"num_encoder_blocks": 2, "hidden_sizes": [16, 32], "depths": [1, 1], "patch_sizes": [3, 3], "strides": [2, 2], "padding": [1, 1]}, "Cvt": {}, "LevitForImageClassificationWithTeacher": None, "MobileViT": {"image_size": 64, "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 16, 16, 32]}, "Focalnet": None, "PvtV2": {"hidden_sizes": [16, 16, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 4], "image_size": 64}, "SwiftFormer": {"image_size": 64}, "EfficientFormer": None,
     }.items():  # fmt: skip
         if more is None:
             continue

@@ -141,8 +141,10 @@ def test_order_is_that_of_registration() -> None:
     assert names == [*(f"self_attn.{p}" for p in ("q", "k", "v", "out_proj")), "linear1", "linear2"]
 
 
-def test_recurrent_layers_are_named() -> None:
-    found = find_layers(nn.ModuleDict({"rnn": nn.GRU(3, 4), "cell": nn.LSTMCell(3, 4)}))
+def test_recurrent_layers_of_single_steps_are_named() -> None:
+    found = find_layers(
+        nn.ModuleDict({"rnn": nn.LSTM(3, 4, proj_size=2), "cell": nn.LSTMCell(3, 4)})
+    )
     assert not found.layers
     assert set(found.skipped) == {"rnn", "cell"}
-    assert found.left == {"rnn": 4 * 3 * (3 + 4), "cell": 4 * 4 * (3 + 4)}
+    assert found.left == {"rnn": 16 * 3 + 16 * 2 + 2 * 4, "cell": 16 * 3 + 16 * 4}

@@ -61,7 +61,9 @@ def generate(model: Any, batch: Batch, longest: int = 128) -> Tensor:
     long by default as :class:`~finepruning.Config` has it."""
     assert isinstance(batch.inputs, dict)
     config = model.config
-    room = getattr(config, "max_target_positions", None) or config.max_position_embeddings
+    names = ("max_target_positions", "max_position_embeddings")
+    known = [size for name in names if (size := getattr(config, name, None))]
+    room = known[0] if known else longest  # relative positions know no end
     return model.generate(
         **batch.inputs, do_sample=False, num_beams=1, max_new_tokens=min(longest, room - 8)
     )

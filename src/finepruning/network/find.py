@@ -20,6 +20,7 @@ from .convolutions import ConvLayer, NormedConvLayer, is_normed
 from .functional import wire_nothing
 from .kinds import kind_of
 from .layers import Layer, LinearLayer
+from .recurrent import recurrent_layers, recurrent_refused, wire_recurrent
 from .taps import Place, has_own_forward, wire_call
 from .values import is_plain
 
@@ -130,6 +131,8 @@ class _Search:
         if isinstance(module, nn.MultiheadAttention):
             self.inside.add(module.out_proj)
             self._attention(name, module)
+        elif isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            self._recurrent(name, module)
         elif isinstance(module, nn.modules.conv._ConvTransposeNd) and kind_of(module) is None:
             self.leave(name, module.weight, "transposed convolution is left dense")
         elif kind_of(module) is not None and module not in self.inside:
@@ -160,7 +163,7 @@ class _Search:
         for p, weight in module.named_parameters(recurse=False):
             if weight.ndim < 2 or id(weight) in known or isinstance(weight, UNINITIALISED):
                 continue
-            alone = isinstance(module, nn.Embedding | nn.EmbeddingBag | nn.RNNBase | nn.RNNCellBase)
+            alone = isinstance(module, nn.Embedding | nn.EmbeddingBag)
             self.left[id(weight)] = weight
             label = name if alone else f"{name}.{p}".lstrip(".")
             self.skipped.setdefault(label, _what_for(module))
@@ -176,6 +179,19 @@ class _Search:
         parts = attention_layers(name, module)
         self.places.append(Place(module, tuple(parts), wire_attention))
         self.layers += parts
+
+    def _recurrent(self, name: str, module: nn.Module) -> None:
+        reason = recurrent_refused(module, self.holders)
+        if not reason:
+            parts = recurrent_layers(name, module)
+            self.places.append(Place(module, tuple(parts), wire_recurrent))
+            self.layers += parts
+            return
+        self.skipped[name] = reason
+        for weight in module.parameters():
+            if weight.ndim > 1 and id(weight) not in self.left:
+                self.left[id(weight)] = weight
+                self.weights_left[name] = self.weights_left.get(name, 0) + weight.numel()
 
     def _layer(self, name: str, module: nn.Module) -> None:
         kind = kind_of(module)
@@ -243,8 +259,6 @@ def _what_for(module: nn.Module) -> str:
     """Why a parameter of a module that is no layer is left alone."""
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return "an embedding: its rows are looked up, not multiplied"
-    if isinstance(module, nn.RNNBase | nn.RNNCellBase):
-        return "recurrent weights are left dense"
     return f"a parameter that {type(module).__name__} uses by itself"
 
 
