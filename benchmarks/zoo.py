@@ -99,8 +99,9 @@ compared with the network that comes back. Written by `benchmarks/zoo.py --page`
 
 {done} of {all} are done, {refused} refused, {broken} neither; {unbuilt} could not be built here
 with the sizes chosen. Of the {done}: told and true sparsity of what runs differ by {apart:.4f} at
-most; weights of two and more dimensions that no line accounts for: {lost:.4f} of all at most; loading the
-artifact gives the same outputs in {same}, the network given is untouched in {untouched}.
+most; weights of two and more dimensions that no line accounts for: {lost:.4f} of all at most;
+loading the artifact gives the same outputs in {same}, the network given is untouched in
+{untouched}.
 
 *of what runs*: zeros of the weights that can be pruned and run, counted in the network that came
 back. *of all*: of all its weights of two and more dimensions, embeddings included. *error*: what

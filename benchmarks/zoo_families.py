@@ -76,7 +76,7 @@ _TIMM: tuple[tuple[Any, ...], ...] = (
     ("nf_resnet26",), ("nf_regnet_b0",), ("nfnet_l0",), ("dm_nfnet_f0",),
     ("resnetv2_50x1_bit",), ("resnetv2_18",), ("resnet18",), ("resnext50_32x4d",),
     ("seresnet18",), ("resnest14d",), ("skresnet18",), ("res2net50_14w_8s",), ("ecaresnet26t",),
-    ("gernet_s",), ("bat_resnext26ts",), ("halonet26t", 256), ("lambda_resnet26t", 64, {"img_size": 64}),
+    ("gernet_s",), ("bat_resnext26ts",), ("lambda_resnet26t", 64, {"img_size": 64}),
     ("botnet26t_256", 64, {"img_size": 64}), ("regnety_002",), ("regnetz_005",), ("densenet121",), ("dla34",),
     ("dpn48b",), ("hrnet_w18_small",), ("hgnet_tiny",), ("inception_v4", 96), ("xception41", 96),
     ("inception_next_atto",), ("vgg11", 32), ("vovnet39a",), ("selecsls42b",), ("cspresnet50",),
