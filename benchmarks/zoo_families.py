@@ -76,7 +76,7 @@ _TIMM: tuple[tuple[Any, ...], ...] = (
     ("nf_resnet26",), ("nf_regnet_b0",), ("nfnet_l0",), ("dm_nfnet_f0",),
     ("resnetv2_50x1_bit",), ("resnetv2_18",), ("resnet18",), ("resnext50_32x4d",),
     ("seresnet18",), ("resnest14d",), ("skresnet18",), ("res2net50_14w_8s",), ("ecaresnet26t",),
-    ("gernet_s",), ("bat_resnext26ts",), ("lambda_resnet26t", 64, {"img_size": 64}),
+    ("gernet_s",), ("lambda_resnet26t", 64, {"img_size": 64}),
     ("botnet26t_256", 64, {"img_size": 64}), ("regnety_002",), ("regnetz_005",), ("densenet121",), ("dla34",),
     ("dpn48b",), ("hrnet_w18_small",), ("hgnet_tiny",), ("inception_v4", 96), ("xception41", 96),
     ("inception_next_atto",), ("vgg11", 32), ("vovnet39a",), ("selecsls42b",), ("cspresnet50",),
@@ -189,6 +189,11 @@ def _texts() -> Iterator[Family]:
         "Electra": {"embedding_size": 16},
         "DebertaV2": {},
         "Funnel": {
+            "hidden_size": None,
+            "num_hidden_layers": None,
+            "num_attention_heads": None,
+            "intermediate_size": None,
+            "max_position_embeddings": None,
             "d_model": 32,
             "d_inner": 64,
             "n_head": 4,
@@ -244,7 +249,7 @@ def _sights() -> Iterator[Family]:
     picture = {"image_size": 32, "patch_size": 8}
     for name, more in {
         "ViT": picture, "DeiT": picture, "Beit": picture, "Dinov2": picture, "Dinov2WithRegisters": picture, "Swin": {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
-        "Swinv2": {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}, "Bit": {"embedding_size": 32, "hidden_sizes": [32, 32], "depths": [1, 1]},
+        "Swinv2": {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}, "Bit": {"num_groups": 4, "embedding_size": 32, "hidden_sizes": [32, 32], "depths": [1, 1]},
         "ResNet": {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1]}, "ConvNext": {"hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2}, "ConvNextV2": {"hidden_sizes": [16, 32], "depths": [1, 1], "num_stages": 2}, "MobileNetV1": {"depth_multiplier": 0.25}, "MobileNetV2": {"depth_multiplier": 0.35},
         "EfficientNet": {"width_coefficient": 0.25, "depth_coefficient": 0.2, "hidden_dim": 320}, "RegNet": {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "groups_width": 8}, "Segformer": {"num_encoder_blocks": 2, "hidden_sizes": [16, 32], "depths": [1, 1], "sr_ratios": [2, 1], "num_attention_heads": [1, 2], "patch_sizes": [3, 3], "strides": [2, 2], "mlp_ratios": [2, 2]},
         "PoolFormer": {"num_encoder_blocks": 2, "hidden_sizes": [16, 32], "depths": [1, 1], "patch_sizes": [3, 3], "strides": [2, 2], "padding": [1, 1]}, "Cvt": {}, "LevitForImageClassificationWithTeacher": None, "MobileViT": {"image_size": 64, "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 16, 16, 32]}, "Focalnet": None, "PvtV2": {"hidden_sizes": [16, 16, 16, 16], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 2, 4], "image_size": 64}, "SwiftFormer": {"image_size": 64}, "EfficientFormer": None,
