@@ -160,9 +160,9 @@ class _Search:
         owner = owner.removeprefix(".")
         if inside and (owner in self.skipped or owner in {la.name for la in self.layers}):
             if owner not in self.skipped:  # the gain of a weight norm; else it has been counted
-                for p in module.parameters(recurse=False):
-                    if p.ndim > 1 and id(p) not in known:
-                        self.weights_left[f"{owner} (gain)"] = p.numel()
+                for gain in module.parameters(recurse=False):
+                    if gain.ndim > 1 and id(gain) not in known:
+                        self.weights_left[f"{owner} (gain)"] = gain.numel()
             return
         for p, weight in module.named_parameters(recurse=False):
             if weight.ndim < 2 or id(weight) in known or isinstance(weight, UNINITIALISED):
