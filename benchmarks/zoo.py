@@ -161,7 +161,10 @@ def look_at(family: Family) -> dict[str, Any]:
     except Exception as error:
         return row | {"outcome": f"NOT BUILT: {type(error).__name__} {str(error)[:200]}"}
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    config = finepruning.Config(sparsity=SPARSITY, check={"enabled": False})
+    # Neighbours would be asked what random networks answer, and change that.
+    config = finepruning.Config(
+        sparsity=SPARSITY, check={"enabled": False}, neighbours={"weight": 0.0}
+    )
     started = time.perf_counter()
     try:
         result = finepruning.personalize(model, batches, config=config, progress=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finepruning.report.text import format_report, summary
+from finepruning.report.text import format_report, of_all, summary
 
 REPORT: dict[str, Any] = {
     "sparsity": 0.7, "weights": 1000, "samples": 20, "calibration_samples": 16,
@@ -37,7 +37,7 @@ def line(report: dict[str, Any], start: str) -> str:
 @pytest.mark.parametrize(
     ("start", "text"),
     [
-        ("sparsity", "70.00% of 1,000 Conv and Linear weights are zero"),
+        ("sparsity", "70.00% of 1,000 weights that can be pruned are zero"),
         ("samples", "20 unlabelled (16 to fit the layers)"),
         ("effort", "best, seed 3"),
         ("read-out", "3 of 10 classes in use (trust 0.90), the others made less likely; 4 never"),
@@ -104,3 +104,10 @@ def test_a_summary_fits_a_terminal() -> None:
 def test_a_summary_says_that_less_would_not_do() -> None:
     report = REPORT | {"choice": {"sparsity": None, "tolerance": 0.1}, "sparsity": 0.0}
     assert "less than 10% would be sure" in summary(report)
+
+
+def test_the_share_of_all_weights_is_told_where_it_is_another() -> None:
+    report = {"weights": 1000, "zeros": 700}
+    assert of_all(report) == ""  # an earlier version's
+    assert of_all(report | {"all_weights": 1010}) == ""
+    assert of_all(report | {"all_weights": 2000}) == ", 35.0% of all 2,000"

@@ -17,7 +17,7 @@ def summary(report: Mapping[str, Any]) -> str:
     memory = report["peak_memory"]
     said = [  # with how many lines each may take
         ("sparsity", 2, f"{report['sparsity']:.1%} of {report['weights']:,} weights are zero"
-                        f"{_chosen(report.get('choice'))}"),
+                        f"{of_all(report)}{_chosen(report.get('choice'))}"),
         ("warning", 2, " ".join(f"{line}." for line in report.get("warnings") or ())),
         ("check", 3, check_line(report.get("check"), readout)),
         ("read-out", 2, readout_line(readout)),
@@ -43,6 +43,18 @@ def summary(report: Mapping[str, Any]) -> str:
                 placeholder=" ...", break_on_hyphens=False,
             )  # fmt: skip
     return "\n".join(lines[:LINES])
+
+
+def of_all(report: Mapping[str, Any]) -> str:
+    """Which share of all weights that is, where others than those that can be pruned are many."""
+    every = report.get("all_weights", report["weights"])
+    if every <= MANY * report["weights"]:
+        return ""
+    return f", {report['zeros'] / every:.1%} of all {every:,}"
+
+
+MANY = 1.02
+"""Times as many weights as can be pruned, from which it is told what share of all is zero."""
 
 
 def update_line(update: Mapping[str, Any] | None) -> str:
@@ -74,7 +86,7 @@ def format_report(report: Mapping[str, Any]) -> str:
     memory = report["peak_memory"]
     lines = [
         f"{'sparsity':<12}{report['sparsity']:.2%} of {report['weights']:,}"
-        " Conv and Linear weights are zero",
+        f" weights that can be pruned are zero{of_all(report)}",
         f"{'samples':<12}{report['samples']} unlabelled"
         f" ({report['calibration_samples']} to fit the layers)",
         f"{'effort':<12}{report['config']['effort']}, seed {report['config']['seed']}",
