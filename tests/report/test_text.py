@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finepruning.report.text import format_report, of_all, summary
+from finepruning.report.text import format_report, of_all, shortened, summary
 
 REPORT: dict[str, Any] = {
     "sparsity": 0.7, "weights": 1000, "samples": 20, "calibration_samples": 16,
@@ -111,3 +111,11 @@ def test_the_share_of_all_weights_is_told_where_it_is_another() -> None:
     assert of_all(report) == ""  # an earlier version's
     assert of_all(report | {"all_weights": 1010}) == ""
     assert of_all(report | {"all_weights": 2000}) == ", 35.0% of all 2,000"
+
+
+def test_a_long_name_keeps_to_its_column() -> None:
+    name = "model.vision_tower.encoder.layers.11.self_attention.query_projection"
+    short = shortened(name, 35)
+    assert len(short) == 35
+    assert short.endswith("query_projection")
+    assert shortened("head", 35) == "head"

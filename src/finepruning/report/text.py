@@ -106,13 +106,15 @@ def format_report(report: Mapping[str, Any]) -> str:
         f"{'memory':<12}"
         + ("not measured" if memory is None else f"peak {memory / 1e6:,.0f} MB above the start"),
         "",
-        f"{'layer':<36}{'kind':<12}{'weights':>12}{'zeros':>8}{'error':>8}",
+        f"{'layer':<{NAME}}{'kind':<{KIND}}{'weights':>12}{'zeros':>8}{'error':>8}",
     ]
     for layer in report["layers"]:
         error = "-" if layer["error"] is None else f"{layer['error']:.3f}"
         share = layer["zeros"] / max(1, layer["weights"])
         lines.append(
-            f"{layer['name']:<36}{layer['kind']:<12}{layer['weights']:>12,}{share:>8.1%}{error:>8}"
+            f"{shortened(layer['name'], NAME - 1):<{NAME}}"
+            f"{shortened(layer['kind'], KIND - 1):<{KIND}}"
+            f"{layer['weights']:>12,}{share:>8.1%}{error:>8}"
         )
     if report.get("warnings"):
         lines += ["", *(f"warning: {line}" for line in report["warnings"])]
@@ -120,6 +122,22 @@ def format_report(report: Mapping[str, Any]) -> str:
         lines += ["", "left alone:"]
         lines += [f"  {name}: {reason}" for name, reason in report["left_alone"].items()]
     return "\n".join(lines)
+
+
+NAME, KIND = 36, 12
+"""Columns of the table of layers."""
+
+
+def shortened(text: str, width: int) -> str:
+    """``text`` in ``width`` characters: of a longer one the end stays, which tells layers apart.
+
+    >>> shortened("encoder.layers.11.attention.query", 20)
+    'enc...ttention.query'
+    """
+    if len(text) <= width:
+        return text
+    front = width // 6
+    return f"{text[:front]}...{text[len(text) - (width - front - 3) :]}"
 
 
 def norms_line(norms: Mapping[str, Any] | None) -> str:
