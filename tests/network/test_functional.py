@@ -387,3 +387,24 @@ def test_a_linear_layer_that_multiplies_by_itself(bias: bool) -> None:
     one, two = (personalize(m, x, sparsity=0.5, readout=False).model for m in models)
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_an_update_takes_no_bias_for_the_layers_that_is_not_added() -> None:
+    """Earlier inputs alone, all of them known, are to give what they gave."""
+
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.qkv, self.f = nn.Linear(6, 12), nn.Linear(12, 16), nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.f(F.linear(self.a(x).relu(), self.qkv.weight, self.qkv.bias * 0).relu())
+
+    model, x = Other(), torch.randn(256, 6, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        model.qkv.bias += 5  # which is not used
+    result = personalize(model, x, sparsity=0.3, readout=False)
+    again = finepruning.update(result, model, x[:16], progress=False)
+    change = (again.model(x) - result.model(x)).square().mean() / model(x).var()
+    assert change < 0.05

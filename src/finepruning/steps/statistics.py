@@ -141,7 +141,10 @@ class Statistics:
         evidence = dict(seen.evidence)
         ratio = self.samples / seen.samples
         head = seen.trace.head
+        # Of a layer that is handed another bias than its own, the outputs wanted are without it.
+        own = {layer.name for layer in seen.found.layers if layer.plain}
         for layer in personal.layers:
+            layer.plain = layer.name in own
             gram, new = self.inputs.get(layer.name), evidence.get(layer.name)
             if gram is not None and new is not None:
                 ours = head is not None and layer.name == head.name
