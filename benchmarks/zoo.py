@@ -1,6 +1,6 @@
 """Published networks of many families: done or refused in one line, and what is told is true.
 
-    python benchmarks/zoo.py [NAME ...] [--out FILE] [--seconds 300]
+    python benchmarks/zoo.py [NAME ...] [--out FILE] [--seconds 600]
     python benchmarks/zoo.py --page docs/zoo.md
 
 Each family runs in a process of its own, on random weights and random samples: what is looked at is
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="parts of names of families")
     parser.add_argument("--out", type=Path, default=Path("build/zoo.jsonl"))
-    parser.add_argument("--seconds", type=float, default=300, help="for one family")
+    parser.add_argument("--seconds", type=float, default=600, help="for one family")
     parser.add_argument("--page", type=Path, help="write what --out holds as a table")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     chosen = parser.parse_args()

@@ -76,7 +76,7 @@ _TIMM: tuple[tuple[Any, ...], ...] = (
     ("nf_resnet26",), ("nf_regnet_b0",), ("nfnet_l0",), ("dm_nfnet_f0",),
     ("resnetv2_50x1_bit",), ("resnetv2_18",), ("resnet18",), ("resnext50_32x4d",),
     ("seresnet18",), ("resnest14d",), ("skresnet18",), ("res2net50_14w_8s",), ("ecaresnet26t",),
-    ("gernet_s",), ("lambda_resnet26t", 64, {"img_size": 64}),
+    ("gernet_s",), ("bat_resnext26ts", 256), ("halonet26t", 256), ("lambda_resnet26t", 64, {"img_size": 64}),
     ("botnet26t_256", 64, {"img_size": 64}), ("regnety_002",), ("regnetz_005",), ("densenet121",), ("dla34",),
     ("dpn48b",), ("hrnet_w18_small",), ("hgnet_tiny",), ("inception_v4", 96), ("xception41", 96),
     ("inception_next_atto",), ("vgg11", 32), ("vovnet39a",), ("selecsls42b",), ("cspresnet50",),
@@ -129,7 +129,7 @@ _VISION: tuple[tuple[Any, ...], ...] = (
     ("swin_t", 64, _CLASSES), ("swin_v2_t", 64, _CLASSES), ("maxvit_t", 224, _CLASSES),
     ("vit_b_32", 224, _CLASSES), ("lraspp_mobilenet_v3_large", 64, _BARE),
     ("deeplabv3_mobilenet_v3_large", 64, _BARE), ("fcn_resnet50", 64, _BARE),
-    ("r3d_18", 0, _CLASSES), ("swin3d_t", 0, _CLASSES),
+    ("r3d_18", 0, _CLASSES), ("mvit_v1_b", 0, _CLASSES), ("swin3d_t", 0, _CLASSES),
     ("ssdlite320_mobilenet_v3_large", 320, _BARE),
     ("fasterrcnn_mobilenet_v3_large_320_fpn", 320, _BARE),
 )  # fmt: skip
