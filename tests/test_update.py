@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import finepruning
 from changing import Small, device, drawn, right
@@ -171,6 +171,50 @@ def test_layers_that_are_called_twice() -> None:
     me = personalize(model, torch.randn(64, 8), sparsity=0.3, progress=False)
     then = update(me, model, torch.randn(32, 8), progress=False)
     assert then.report.sparsity == pytest.approx(0.3, abs=0.02)
+
+
+class Raw(nn.Module):
+    """The same product with a raw parameter, two parts of one, or a linear layer of its own."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        W = torch.randn(32, 16, generator=generator)
+        self.kind = kind
+        self.first = nn.Linear(16, 16, bias=False)
+        nn.init.eye_(self.first.weight)
+        self.last = nn.Linear(16, 16, bias=False)
+        nn.init.eye_(self.last.weight)
+        if kind == "linear":
+            self.a, self.b = (nn.Linear(16, 16, bias=False) for _ in "ab")
+            self.a.weight.data, self.b.weight.data = W[:16].clone(), W[16:].clone()
+        elif kind == "raw":
+            self.a, self.b = nn.Parameter(W[:16].clone()), nn.Parameter(W[16:].clone())
+        else:
+            self.both = nn.Parameter(W.reshape(2, 16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        if self.kind == "linear":
+            return self.last(self.a(x) + self.b(x))
+        a, b = (self.a, self.b) if self.kind == "raw" else self.both
+        return self.last(nn.functional.linear(x, a) + nn.functional.linear(x, b))
+
+
+@pytest.mark.parametrize("kind", ["linear", "raw", "parts"])
+def test_what_was_there_counts_for_every_kind_of_weight(kind: str) -> None:
+    """Earlier samples use the first half of the inputs, new ones the second: without the earlier
+    ones, an update would take the weights of the first half."""
+    model = Raw(kind)
+    earlier, new = torch.randn(64, 16), torch.randn(64, 16)
+    earlier[:, 8:] = 0
+    new[:, :8] = 0
+    config = Config(sparsity=0.4, check=False)
+    me = personalize(model, earlier, config=config, progress=False)
+    then = update(me, model, new, progress=False)
+    with torch.no_grad():
+        wanted, now = model(earlier), then.model(earlier)
+    assert (now - wanted).square().mean() < 0.25 * wanted.square().mean()
 
 
 def test_what_cannot_be(small: nn.Module, me: Result, tmp_path: Path) -> None:

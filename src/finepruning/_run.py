@@ -24,7 +24,7 @@ from .data.batches import Batch, count_items, read_batches
 from .data.padding import unpadded
 from .data.tokens import started, transcribed, writes_tokens
 from .network.engine import Engine
-from .network.find import Found, find_layers
+from .network.find import Found, find_layers, same_layers
 from .network.layers import Layer
 from .network.norms import Norm, find_norms, holds_statistics
 from .network.shifts import fold_shifts
@@ -102,7 +102,7 @@ class _Run:
         self.past, self.aligned = None, False
         if past is not None:
             self.past = past.statistics.capped(config.update.remember)
-            self.earlier = find_layers(past.model)
+            self.earlier = past.model
             _adopt_norms(self.engine.model, past.model)
         self.found = find_layers(self.engine.model)
         self.sparsity: float | str | None = config.sparsity
@@ -125,7 +125,9 @@ class _Run:
         fresh, follows = self._dense(batches)
         observed = time.perf_counter()
         found, past = fresh.found, self.past
-        seen = fresh if past is None else past.beside(fresh, self.earlier)
+        seen = fresh
+        if past is not None:
+            seen = past.beside(fresh, same_layers(found, engine.model, self.earlier))
         self._need_layers(found)
         task, answer, halves, refused = self._read(seen)
         if answer is not None and answer.trust and config.check.enabled:

@@ -408,3 +408,25 @@ def test_an_update_takes_no_bias_for_the_layers_that_is_not_added() -> None:
     again = finepruning.update(result, model, x[:16], progress=False)
     change = (again.model(x) - result.model(x)).square().mean() / model(x).var()
     assert change < 0.05
+
+
+def test_a_part_is_called_the_same_whichever_others_are_called() -> None:
+    """An expert that no sample asks for does not rename the others: an update goes by names."""
+
+    class Experts(nn.Module):
+        def __init__(self, called: list[int]) -> None:
+            super().__init__()
+            self.called = called
+            self.experts = nn.Parameter(torch.randn(3, 8, 6))
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = [F.linear(x, self.experts[i]) for i in self.called]
+            return self.head(torch.stack(parts).sum(0))
+
+    x = torch.randn(32, 6)
+    for called in ([0, 1, 2], [1, 2], [2, 0]):
+        done = personalize(Experts(called), x, progress=False)
+        assert done.statistics is not None
+        names = {name for name in done.statistics.inputs if name.startswith("experts")}
+        assert names == {f"experts[{i}]" for i in called}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Sequence
 
@@ -130,11 +131,18 @@ def _layers(name: str, layer: Layer | None, group: Sequence[Uses]) -> list[Layer
     if _overlap(products, _parameter(first)):
         return []
     products.sort(key=lambda product: product.part[2])
-    names = [name] if len(products) == 1 else [f"{name}[{i}]" for i in range(len(products))]
+    names = [name] if len(products) == 1 else [f"{name}[{i}]" for i in _numbers(products)]
     return [
         PartLayer(label, first.module, first.key, plain=False, part=product.part)
         for label, product in zip(names, products, strict=True)
     ]
+
+
+def _numbers(products: Sequence[Product]) -> list[int]:
+    """Numbers of parts: by where each lies, so that it is called the same when others are not
+    called (an expert that no sample asks for)."""
+    places = [product.part[2] // math.prod(product.part[0]) for product in products]
+    return places if len({*places}) == len(places) else [*range(len(places))]
 
 
 def _parameter(uses: Uses) -> torch.Tensor:

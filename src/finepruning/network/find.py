@@ -19,7 +19,7 @@ from .attention import (
 from .convolutions import ConvLayer, NormedConvLayer, is_normed
 from .functional import wire_nothing
 from .kinds import kind_of
-from .layers import Layer, LinearLayer
+from .layers import Layer, LinearLayer, PartLayer
 from .recurrent import recurrent_layers, recurrent_refused, wire_recurrent
 from .taps import Place, has_own_forward, wire_call
 from .values import is_plain
@@ -79,6 +79,24 @@ class Found:
             left={**left, name: rest} if rest else left,
             skipped={**skipped, name: reason} if rest else skipped,
         )
+
+
+def same_layers(found: Found, model: nn.Module, other: nn.Module) -> tuple[Layer, ...]:
+    """The layers ``found`` in ``model``, as they are in ``other``, a network of the same kind.
+
+    What only a look at the calls has shown (a part of a parameter, a raw one) is there too.
+    """
+    known = {layer.name: layer for layer in find_layers(other).layers}
+    names = {id(module): name for name, module in model.named_modules()}
+    modules = dict(other.named_modules())
+    for layer in found.layers:
+        module = modules.get(names.get(id(layer.module), ""))
+        if layer.name in known or not isinstance(layer, PartLayer) or module is None:
+            continue
+        there = replace(layer, module=module)
+        if there.stored.stride() == layer.stored.stride():
+            known[layer.name] = there
+    return tuple(known[layer.name] for layer in found.layers if layer.name in known)
 
 
 def find_layers(model: nn.Module) -> Found:

@@ -7,7 +7,7 @@ with the samples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
@@ -23,7 +23,6 @@ from ..core.options import number
 from ..core.readout import Readout
 from ..data.batches import Batch
 from ..network.engine import Engine
-from ..network.find import Found
 from ..network.layers import Layer, precise
 from ..network.norms import ChannelMoments, Norm, norm_places
 from .observation import Observation
@@ -132,18 +131,18 @@ class Statistics:
         """The same with ``rank`` directions of each layer's inputs at most."""
         return replace(self, inputs=_each(self.inputs, lambda gram: gram.compacted(rank)))
 
-    def beside(self, seen: Observation, personal: Found) -> Observation:
+    def beside(self, seen: Observation, personal: Iterable[Layer]) -> Observation:
         """What was ``seen`` of new samples, with what these say of earlier ones.
 
-        For the earlier inputs each layer is to give what it gives in the ``personal`` network,
-        whose layers were fitted to what the dense ones gave.
+        For the earlier inputs each layer is to give what it gives in the personal network, whose
+        layers, ``personal``, were fitted to what the dense ones gave.
         """
         evidence = dict(seen.evidence)
         ratio = self.samples / seen.samples
         head = seen.trace.head
         # Of a layer that is handed another bias than its own, the outputs wanted are without it.
         own = {layer.name for layer in seen.found.layers if layer.plain}
-        for layer in personal.layers:
+        for layer in personal:
             layer.plain = layer.name in own
             gram, new = self.inputs.get(layer.name), evidence.get(layer.name)
             if gram is not None and new is not None:
