@@ -153,21 +153,17 @@ def look_at(family: Family) -> dict[str, Any]:
         for p in model.parameters():  # of a last layer that starts at zero nothing would show
             if p.ndim > 1 and not p.any():
                 nn.init.normal_(p, std=0.02)
-        _settle_norms(model, batches)
+        settle(model, batches)
         with torch.no_grad():
-            dense = _output(model, others)
+            dense = output(model, others)
             if not bool(dense.isfinite().all()):
                 return row | {"outcome": "NOT BUILT: its own output is not finite"}
     except Exception as error:
         return row | {"outcome": f"NOT BUILT: {type(error).__name__} {str(error)[:200]}"}
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    # Neighbours would be asked what random networks answer, and change that.
-    config = finepruning.Config(
-        sparsity=SPARSITY, check={"enabled": False}, neighbours={"weight": 0.0}
-    )
     started = time.perf_counter()
     try:
-        result = finepruning.personalize(model, batches, config=config, progress=False)
+        result = personalize(model, batches)
     except finepruning.FinepruningError as error:
         return row | {"outcome": f"refused: {error}", "seconds": time.perf_counter() - started}
     except BaseException as error:
@@ -180,7 +176,7 @@ def look_at(family: Family) -> dict[str, Any]:
     untouched = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     try:
         with torch.no_grad():
-            personal = _output(result.model, others)
+            personal = output(result.model, others)
     except Exception as error:
         return row | {"outcome": f"RESULT BROKEN {type(error).__name__} {str(error)[:150]}"}
     path = Path("build/zoo-one") / family.name.replace("/", "-")
@@ -191,7 +187,7 @@ def look_at(family: Family) -> dict[str, Any]:
     result.save(path)
     loaded = finepruning.load(path, model)
     with torch.no_grad():
-        again = _output(loaded, others)
+        again = output(loaded, others)
     # The weights are the same bits. Kernels may round otherwise, by where these lie in memory.
     held = [m.state_dict() for m in (result.model, loaded)]
     same = all(torch.equal(held[1][k], v) for k, v in held[0].items()) and torch.allclose(
@@ -200,12 +196,9 @@ def look_at(family: Family) -> dict[str, Any]:
     shutil.rmtree(path)
     with torch.no_grad():
         started = time.perf_counter()
-        _output(model, batches)
+        output(model, batches)
         one = time.perf_counter() - started
     shift = report.to_dict()["readout"]
-    if dense.ndim == 2:  # a read-out shifts all samples alike
-        personal = personal - personal.mean(0) + dense.mean(0)
-    error = float((personal - dense).double().square().mean() / dense.double().var())
     told = report.to_dict()
     named = told["left_alone"]
     big = {id(p): (n, p) for n, p in result.model.named_parameters() if p.ndim > 1}
@@ -214,14 +207,33 @@ def look_at(family: Family) -> dict[str, Any]:
     return row | {
         "outcome": "done", "sparsity": report.sparsity,
         "runs": _runs(result.model, others, result.pruned), "of_all": zeros / weights,
-        "unaccounted": 1 - told["all_weights"] / weights, "error": error, "seconds": seconds,
+        "unaccounted": 1 - told["all_weights"] / weights, "error": missed(dense, personal),
+        "seconds": seconds,
         "passes": seconds / one, "same": same, "untouched": untouched,
         "readout": "" if shift["applied"] else shift["reason"],
         "left": "; ".join(f"{n}: {r}" for n, r in [*named.items()][:2]), "left_count": len(named),
     }  # fmt: skip
 
 
-def _settle_norms(model: nn.Module, batches: list[Any]) -> None:
+def personalize(model: nn.Module, batches: list[Any]) -> Any:
+    """Prune it, and do not look at whether it is better: random networks recognise nothing."""
+    import finepruning
+
+    # Neighbours would be asked what random networks answer, and change that.
+    config = finepruning.Config(
+        sparsity=SPARSITY, check={"enabled": False}, neighbours={"weight": 0.0}
+    )
+    return finepruning.personalize(model, batches, config=config, progress=False)
+
+
+def missed(dense: Tensor, personal: Tensor) -> float:
+    """Share of the outputs' variance that is missed."""
+    if dense.ndim == 2:  # a read-out shifts all samples alike
+        personal = personal - personal.mean(0) + dense.mean(0)
+    return float((personal - dense).double().square().mean() / dense.double().var())
+
+
+def settle(model: nn.Module, batches: list[Any]) -> None:
     """Give batch norms the statistics of some data: those they begin with let nothing through."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for _ in range(2 if norms else 0):  # those behind see what those before give then
@@ -230,7 +242,7 @@ def _settle_norms(model: nn.Module, batches: list[Any]) -> None:
             norm.momentum = None
             norm.train()
         with torch.no_grad():
-            _output(model, batches)
+            output(model, batches)
         model.eval()
     for norm in norms:
         norm.momentum = 0.1
@@ -242,7 +254,8 @@ def _runs(model: nn.Module, batches: list[Any], pruned: Any) -> float:
     return sum(int((w == 0).sum()) for w in weights) / max(1, sum(w.numel() for w in weights))
 
 
-def _output(model: nn.Module, batches: list[Any]) -> Tensor:
+def output(model: nn.Module, batches: list[Any]) -> Tensor:
+    """What it answers."""
     torch.manual_seed(0)
     return torch.cat([_tensor(_call(model, copy.copy(b))) for b in batches]).float()
 

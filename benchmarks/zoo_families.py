@@ -24,8 +24,6 @@ class Family:
     build: Callable[[], nn.Module]
     data: Callable[[int], list[Any]]
     """``data(seed)``: batches of ``SAMPLES`` samples in all."""
-    control: Callable[[nn.Module], nn.Module] | None = None
-    """The same network of plain layers, where there is one."""
 
 
 def pictures(size: int, seed: int, channels: int = 3, key: str = "") -> list[Any]:

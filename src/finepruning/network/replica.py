@@ -126,17 +126,22 @@ def _recipe(module: nn.Module) -> Recipe:
     """How each attribute of a module that is not simply shared gets to its twin."""
     recipe: Recipe = []
     for name, value in vars(module).items():
-        if type(value) in _ATOMS:
+        if _constant(value):
             continue
         if name == "_modules":
             recipe.append((name, _twins))
         elif name == "_parameters":
             recipe.append((name, _shallow))
-        elif type(value) in (dict, OrderedDict) and not value:
+        elif type(value) in (dict, OrderedDict, list, set) and not value:
             recipe.append((name, _empty))
         else:
             recipe.append((name, _copied))
     return recipe
+
+
+def _constant(value: Any) -> bool:
+    """Whether nothing of it can change: half of what a module holds is such tuples of sizes."""
+    return type(value) in _ATOMS or (type(value) is tuple and all(map(_constant, value)))
 
 
 def _twins(value: Any, memo: dict[int, Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -44,17 +44,25 @@ class Inputs:
         if not self.rank:
             return
         before = self._grams.get(name)
+        if isinstance(gram.H, LowRank) and gram.mean.shape[1] <= self.rank:
+            gram = self._written_out(gram)  # no row of it would go, and it is small
         if before is not None and isinstance(gram.H, LowRank) != isinstance(before.H, LowRank):
-            low = before.H.F if isinstance(before.H, LowRank) else gram.H.F
-            self.macs += low.numel() * low.shape[2]  # to write it out
+            before, gram = self._written_out(before), self._written_out(gram)
         merged = gram if before is None else before.merge(gram)
-        if not isinstance(merged.H, LowRank) or merged.H.F.shape[1] > SOME * self.rank:
+        rows = merged.H.F.shape[1] if isinstance(merged.H, LowRank) else merged.H.shape[1]
+        if rows > SOME * self.rank:
             merged = self._compacted(merged)
         self._grams[name] = merged
 
     def kept(self) -> dict[str, Gram]:
         """What is kept of each layer's."""
         return {name: self._compacted(gram) for name, gram in self._grams.items()}
+
+    def _written_out(self, gram: Gram) -> Gram:
+        if not isinstance(gram.H, LowRank):
+            return gram
+        self.macs += gram.H.F.numel() * gram.H.F.shape[2]
+        return replace(gram, H=gram.H.dense())
 
     def _compacted(self, gram: Gram) -> Gram:
         found = gram.compacted(self.rank)
