@@ -58,7 +58,11 @@ def control(model: nn.Module, batches: list[Any]) -> nn.Module | None:
     twin = copy.deepcopy(model)
     seen: dict[nn.Module, Tensor] = {}
     odd = [m for m in twin.modules() if isinstance(m, PLAIN) and type(m).forward not in FORWARDS]
-    hooks = [m.register_forward_pre_hook(lambda m, x: seen.setdefault(m, x[0])) for m in odd]
+
+    def see(module: nn.Module, args: tuple[Any, ...]) -> None:
+        seen.setdefault(module, args[0])
+
+    hooks = [m.register_forward_pre_hook(see) for m in odd]
     with torch.no_grad():
         wanted = zoo.output(twin, batches)
         for hook in hooks:
