@@ -332,8 +332,9 @@ def _changing_nothing(answer: Readout, seen: Observation) -> Readout:
 
 def _adopt_norms(model: nn.Module, earlier: nn.Module) -> None:
     """Batch norms as another network of the same kind has them."""
-    for norm, followed in zip(find_norms(model), find_norms(earlier), strict=True):
-        for p, value in followed.module.named_parameters():
+    # By name: shifts that the earlier one has taken up make it look as if it held statistics.
+    for norm in find_norms(model):
+        for p, value in earlier.get_submodule(norm.name).named_parameters():
             norm.module.get_parameter(p).copy_(value)
 
 

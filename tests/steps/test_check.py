@@ -190,3 +190,21 @@ def test_the_published_rule_is_not_checked() -> None:
         "held": 0, "passed": True, "reason": "not asked for", "error": None, "changed": None,
         "at_most": None, "gain": None, "recall": None, "worst": None,
     }  # fmt: skip
+
+
+def test_the_dense_weights_come_back_where_norms_had_taken_up_shifts() -> None:
+    # The norm is folded away and the layer has no bias: the norm's mean takes up the fit's.
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Unflatten(1, (8, 1)),
+        nn.Conv1d(8, 16, 1, bias=False),
+        nn.BatchNorm1d(16),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(16, K),
+    ).eval()
+    x, _ = drawn(list(range(K)), 64)
+    result = personalize(model, x, config=config(sparsity=0.97), progress=False)
+    assert not result.report.check["passed"]
+    given = model.state_dict()
+    assert all(torch.equal(v, given[k]) for k, v in result.model.state_dict().items())
