@@ -2,9 +2,9 @@
 
     python benchmarks/passes.py [NAME ...]
 
-Needs timm. Sparsity 0.7, 32 samples of 224 pixels, in batches of 8; two threads; weights are random, which takes
-as long as others. *bookkeeping* is the share of the time spent in our own Python code that moves
-data and copies modules, and not in a product: looked at every 5 ms.
+Needs timm. Sparsity 0.7, 32 samples of 224 pixels, in batches of 8; two threads; weights are
+random, which takes as long as others. *bookkeeping* is the share of the time spent in our own
+Python code that moves data and copies modules, and not in a product: looked at every 5 ms.
 """
 
 from __future__ import annotations
