@@ -68,6 +68,8 @@ def allowed(path: Path_) -> st.SearchStrategy[Any]:
         return st.sampled_from(rules["choices"])
     if "flag" in rules:
         return st.booleans()
+    if "share" in rules:
+        return st.none()  # tests/steps/test_structure.py gives one: not any goes with any other
     low, high = max(rules["low"], rules["above"]), rules["high"]
     assert math.isfinite(low)
     if isinstance(field.default, int):
@@ -188,6 +190,10 @@ DEFAULTS = {
         "quick": {"stages": 1, "first": 0, "each": 0, "last": 5},
         "thorough": {"stages": 8, "first": 2, "each": 4, "last": 8},
         "repair": 0.5, "gain_limit": 3.0, "path": 2,
+    },
+    "structure": {
+        "macs": None, "params": None, "narrow": 16, "shut": 1e-2,
+        "channels": {"ridge": 0.1, "hold": 0.01, "at_once": 24, "steps": 32, "least": 0.05},
     },
     "check": {
         "enabled": True, "share": 0.125, "most": 16, "margin": 0.01, "sure": 1.645,

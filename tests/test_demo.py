@@ -18,7 +18,7 @@ import torch
 
 from finepruning import class_folders, evaluate, load_model
 from finepruning.cli.main import main
-from finepruning.data.images import find_images
+from finepruning.data.pictures import find_images
 
 DEMO = Path(__file__).parents[1] / "demo"
 

@@ -119,12 +119,13 @@ ABOVE = {
         "steps",
     },
     "hub": {"_errors", "data"},
+    "deploy": {"_errors", "artifact", "data", "network"},
     "scoring": {"_errors", "data"},
     "research": {"core", "data", "hub", "network", "report", "steps"},
 }  # fmt: skip
 """What each room may stand on. The command stands on what is public and on some of these."""
 
-OPEN = ("data", "artifact", "report", "hub", "scoring")
+OPEN = ("data", "artifact", "deploy", "report", "hub", "scoring")
 """Rooms that the command may look into."""
 
 

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from .artifact.load import load
     from .data.audio import AudioFolder
     from .data.front_end import FrontEnd
-    from .data.images import ImageFolder, Preprocess
+    from .data.images import ImageFolder
+    from .data.pictures import Preprocess
     from .hub import Loaded, class_folders, load_model, open_folder
     from .network.kinds import register_layer
     from .network.layers import Layer
@@ -55,7 +56,7 @@ _ROOMS = {
     "AudioFolder": "data.audio",
     "FrontEnd": "data.front_end",
     "ImageFolder": "data.images",
-    "Preprocess": "data.images",
+    "Preprocess": "data.pictures",
     "Loaded": "hub",
     "class_folders": "hub",
     "load_model": "hub",

@@ -21,6 +21,7 @@ from .steps.observation import ObserveOptions
 from .steps.paper import PaperOptions
 from .steps.samples import WarnOptions
 from .steps.statistics import UpdateOptions
+from .steps.structure import StructureOptions
 
 PRESETS: dict[str, dict[str, Any]] = {
     "best": {
@@ -31,6 +32,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "plan": PlanOptions(),
         "neighbours": NeighbourOptions(),
         "fit": FitOptions(),
+        "structure": StructureOptions(),
         "check": CheckOptions(),
         "choice": ChoiceOptions(),
         "drift": DriftOptions(),
@@ -102,6 +104,7 @@ class Config:
     plan: PlanOptions = field(default=None)  # type: ignore[assignment]
     neighbours: NeighbourOptions = field(default=None)  # type: ignore[assignment]
     fit: FitOptions = field(default=None)  # type: ignore[assignment]
+    structure: StructureOptions = field(default=None)  # type: ignore[assignment]
     check: CheckOptions = field(default=None)  # type: ignore[assignment]
     choice: ChoiceOptions = field(default=None)  # type: ignore[assignment]
     drift: DriftOptions = field(default=None)  # type: ignore[assignment]
@@ -123,6 +126,7 @@ class Config:
             plan: PlanOptions | Given | float = None,
             neighbours: NeighbourOptions | Given | float = None,
             fit: FitOptions | Given = None,
+            structure: StructureOptions | Given = None,
             check: CheckOptions | Given | bool = None,
             choice: ChoiceOptions | Given | float = None,
             drift: DriftOptions | Given | float = None,
@@ -138,6 +142,14 @@ class Config:
             part = _part(name, preset, getattr(self, name))
             object.__setattr__(self, name, part)
         _check(self)
+        if self.structure.macs is not None and self.structure.params is not None:
+            raise FinepruningError("structure: macs and params; give one of them")
+        if self.structure.wanted and (self.sparsity != AUTO or self.effort != "best"):
+            given = "sparsity" if self.sparsity != AUTO else "effort"
+            raise FinepruningError(
+                f"{given}={getattr(self, given)!r}: says how single weights go, and structure asks"
+                " for whole channels; leave one out"
+            )
         if self.sparsity != AUTO and not _is_share(self.sparsity):
             raise FinepruningError(
                 f"sparsity={self.sparsity!r}: must be {AUTO!r}, or a number from 0 up to, not"

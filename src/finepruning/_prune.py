@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ._config import Config
 from ._errors import FinepruningError
 from .core.fit import Solution
 from .core.plan import budget, plan
 from .core.readout import Readout
+from .network.channels import find_channels
 from .network.engine import Engine
 from .network.find import Found
 from .network.layers import precise
@@ -24,6 +26,7 @@ from .steps.choose import Choice, choose
 from .steps.observation import Observation
 from .steps.paper import prune_by_activity
 from .steps.prune import Pruning, Teaching, prune, prune_path
+from .steps.structure import Shortcuts, cut, paths, refit, structure
 
 
 @dataclass
@@ -56,6 +59,42 @@ class Pruner:
                     step=bar.update, teaching=self._teaching, observed=config.observe,
                 )  # fmt: skip
         add_shift(self.found, seen, self.answer)
+        return done
+
+    def restructure(self) -> Pruning:
+        """Take out whole channels, and refit all that stays."""
+        options, sample = self.config.structure, self.seen.calibration[0].take(0)
+        usable = {layer.name for layer in self.found.layers if layer.groups == 1}
+
+        def call(model: nn.Module) -> Any:
+            return sample.to(self.engine.device).call(model)
+
+        channels = find_channels(self.engine.replica(), call, usable)
+        if not channels.groups:
+            why = "; ".join(f"{name}: {reason}" for name, reason in [*channels.left.items()][:2])
+            raise FinepruningError(f"channels: none can go ({why}); prune weights instead")
+        shortcuts = Shortcuts(self.engine.model, channels, options.shut)
+        layers = len(self.found.layers)
+        with self.bar("channels", layers) as bar:
+            made, seen = paths(
+                self.engine, self.found, self.seen, channels, shortcuts, options.channels,
+                bar.update,
+            )  # fmt: skip
+        shape = structure(self.found, seen, channels, made, options)
+        live = {}
+        for layer in self.found.layers:
+            name, (groups, outputs, inputs) = layer.name, layer.matrix().shape
+            rows = shape.rows.get(name, np.ones(groups * outputs, dtype=bool))
+            if name in self._silent:
+                rows = rows & ~self._silent[name].cpu().numpy()
+            live[name] = shape.columns.get(name, np.ones(inputs, dtype=bool)), rows
+        with self.bar("prune", layers) as bar:
+            done = prune(
+                self.engine, self.found, seen, live, {}, self.config.fit,
+                step=bar.update, teaching=self._teaching, fit=refit(options), uncalled=cut,
+                observed=self.config.observe, beside=shortcuts,
+            )  # fmt: skip
+        add_shift(self.found, self.seen, self.answer)
         return done
 
     def choose(self, task: str) -> Choice:

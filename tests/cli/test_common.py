@@ -13,7 +13,7 @@ from command import assert_one_line
 from finepruning import FinepruningError, Loaded, Preprocess
 from finepruning.cli.common import load
 from finepruning.cli.main import _parser, main
-from finepruning.data.images import IMAGES
+from finepruning.data.pictures import IMAGES
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from finepruning import FinepruningError, ImageFolder, Preprocess, class_folders
 from finepruning.data.folder import describe_skipped
-from finepruning.data.images import find_images, read_image
+from finepruning.data.pictures import find_images, read_image
 
 PLAIN = Preprocess(resize=None, crop=None, mean=(0.0,), std=(1.0,))
 

@@ -23,7 +23,7 @@ from PIL.ExifTags import Base
 from finepruning import AudioFolder, FinepruningError, FrontEnd, ImageFolder, Preprocess
 from finepruning.data.audio import read_audio
 from finepruning.data.folder import find_files
-from finepruning.data.images import IMAGES, LARGE, read_image
+from finepruning.data.pictures import IMAGES, LARGE, read_image
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (12, 16, 3), dtype=np.uint8)
 SLOW = settings(

@@ -48,7 +48,7 @@ def messages_aside() -> Iterator[None]:
 
 def held_kind(args: argparse.Namespace) -> Kind:
     """Whether the folder holds images or audio; options that mean nothing there are refused."""
-    from ..data.images import IMAGES
+    from ..data.pictures import IMAGES
     from ..hub import folders
 
     kind = folders.held_kind(args.data)
@@ -63,7 +63,7 @@ def held_kind(args: argparse.Namespace) -> Kind:
 def load(args: argparse.Namespace, kind: Kind) -> Loaded:
     """Load the model; the command's options go before what it says of its inputs."""
     from .. import load_model
-    from ..data.images import IMAGES
+    from ..data.pictures import IMAGES
     from ..hub.folders import check_kind
 
     loaded = load_model(args.model, args.weights)

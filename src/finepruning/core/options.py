@@ -27,6 +27,11 @@ def flag(default: bool) -> Any:
     return field(default=default, metadata={"flag": True})
 
 
+def share(default: float | None) -> Any:
+    """A dataclass field for a number above 0, at most 1, or None: there is none."""
+    return field(default=default, metadata={"share": True})
+
+
 def choice(default: str, *others: str) -> Any:
     """A dataclass field for one of some words."""
     return field(default=default, metadata={"choices": (default, *others)})
@@ -45,6 +50,9 @@ def problem(record: Any, name: str) -> str:
         return "" if value in rules["choices"] else f"choose one of {', '.join(rules['choices'])}"
     if "flag" in rules:
         return "" if isinstance(value, bool) else "must be True or False"
+    if "share" in rules:
+        sound = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+        return "" if value is None or sound else "must be above 0, and at most 1, such as 0.5"
     if is_dataclass(declared.default) and type(value) is not type(declared.default):
         return f"must be of class {type(declared.default).__name__}"
     if "low" not in rules:

@@ -8,7 +8,8 @@ from pathlib import Path
 from .._errors import FinepruningError
 from ..data.audio import AUDIO, AudioFolder
 from ..data.folder import Kind, folders_of, kind_of
-from ..data.images import IMAGES, ImageFolder
+from ..data.images import ImageFolder
+from ..data.pictures import IMAGES
 from .loaded import Loaded
 
 KINDS = (IMAGES, AUDIO)

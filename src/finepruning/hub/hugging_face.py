@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._errors import FinepruningError
 from ..data.front_end import FrontEnd, hub_front_end
-from ..data.images import Preprocess
+from ..data.pictures import Preprocess
 from .libraries import import_library, one_line
 from .loaded import Loaded
 from .weights import Checkpoint

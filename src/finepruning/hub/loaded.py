@@ -12,7 +12,7 @@ from torch import nn
 
 from .._errors import FinepruningError
 from ..data.front_end import FrontEnd, HubFeatures, Inputs
-from ..data.images import Preprocess
+from ..data.pictures import Preprocess
 from .python_file import load_function
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._errors import FinepruningError
-from ..data.images import Preprocess
+from ..data.pictures import Preprocess
 from .libraries import import_library, wanted
 from .loaded import Loaded
 from .weights import Checkpoint

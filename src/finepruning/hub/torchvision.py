@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._errors import FinepruningError
-from ..data.images import Preprocess
+from ..data.pictures import Preprocess
 from .libraries import import_library, wanted
 from .loaded import Loaded
 from .resnet import RESNETS, resnet

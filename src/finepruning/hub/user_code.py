@@ -8,7 +8,7 @@ from torch import nn
 
 from .._errors import FinepruningError
 from ..data.front_end import FrontEnd
-from ..data.images import Preprocess
+from ..data.pictures import Preprocess
 from .loaded import Loaded
 from .python_file import run_function
 from .weights import Checkpoint

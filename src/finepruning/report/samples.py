@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..data.audio import read_audio
-from ..data.images import IMAGES, read_image
+from ..data.pictures import IMAGES, read_image
 
 SIDE, RATE, SECONDS = 160, 8000, 2
 """Pixels of a picture's longer side; samples a second of a clip, and seconds of it: a page of

@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..core.arrays import LowRank
 from ..core.evidence import Evidence, Sampled
-from ..core.fit import Fit, FitOptions, FitPath, Solution, fit, fit_path, largest
+from ..core.fit import FitOptions, FitPath, Solution, fit, fit_path, largest
 from ..core.moments import Gram
 from ..core.neighbours import Agreement, NeighbourOptions, agreed
 from ..network.engine import Engine
@@ -27,6 +27,9 @@ from ..network.find import Found
 from ..network.layers import Layer, precise, version
 from .observation import Observation, ObserveOptions
 from .watch import Inputs
+
+AnyFit = Callable[[Tensor, Evidence, Any, FitOptions], Solution]
+"""A :class:`~finepruning.core.fit.Fit`, or one that is told in other terms what stays."""
 
 
 @dataclass(frozen=True)
@@ -70,25 +73,28 @@ def prune(
     engine: Engine,
     found: Found,
     seen: Observation,
-    keep: Mapping[str, int],
+    keep: Mapping[str, Any],
     silent: Mapping[str, Tensor],
     options: FitOptions,
     *,
     step: Callable[[int], object],
     teaching: Teaching | None = None,
-    fit: Fit = fit,
+    fit: AnyFit = fit,
+    uncalled: AnyFit = largest,
     observed: ObserveOptions | None = None,
+    beside: Beside | None = None,
 ) -> Pruning:
     """Prune the layers named in ``keep`` of the engine's network.
 
     ``silent`` names output rows of a layer that go whole; ``keep`` counts what stays of the others.
-    ``fit`` is how a layer is fitted, so that others can be compared in the same pass. ``observed``:
-    what is kept of the layers' inputs; None: nothing.
+    ``fit`` is how a layer is fitted, to what ``keep`` says in its terms, so that others can be
+    compared in the same pass; ``uncalled``, one that the batches do not call. ``observed``:
+    what is kept of the layers' inputs; None: nothing. ``beside`` is what layers are added to.
     """
     counts = {name: (count,) for name, count in keep.items()}
-    ways = _each(fit), _each(largest)
+    ways = _each(fit), _each(uncalled)
     visitor = _Visitor(found, seen, counts, 0, silent, options, teaching, ways, step, engine)
-    visitor.observed = observed
+    visitor.observed, visitor.beside = observed, beside
     return visitor.pruning()
 
 
@@ -115,7 +121,7 @@ def prune_path(
     return visitor.pruning(), visitor.path
 
 
-def _each(fit: Fit) -> FitPath:
+def _each(fit: AnyFit) -> FitPath:
     return lambda W, evidence, keeps, options: [fit(W, evidence, k, options) for k in keeps]
 
 
@@ -141,6 +147,7 @@ class _Visitor:
         self.agreement: Agreement | None = None
         self.seconds = 0.0
         self.observed: ObserveOptions | None = None
+        self.beside: Beside | None = None
         self.inputs = Inputs(0)
         self._shared = _Shared()
 
@@ -157,6 +164,8 @@ class _Visitor:
         return Pruning(self.done, self.agreement, self.seconds, inputs, self.inputs.macs)
 
     def visit(self, layer: Layer, inputs: dict[int, Tensor]) -> None:
+        if self.beside is not None:
+            self.beside.remember(layer, inputs)
         if layer.name not in self.keeps:
             return
         started = time.perf_counter()
@@ -176,8 +185,10 @@ class _Visitor:
         rows = self.silent.get(layer.name)
         inputs = {batch: x for batch, x in inputs.items() if _matches(layer, evidence, batch, x)}
         evidence = evidence.seen_by(
-            {batch: partial(_columns, layer, x) for batch, x in inputs.items()}
+            {batch: partial(columns_of, layer, x) for batch, x in inputs.items()}
         )
+        if self.beside is not None:
+            evidence = self.beside.less(layer, evidence)
         teaching, taught = self.teaching, 0.0
         if teaching is not None and layer is teaching.head and inputs:
             evidence, self.agreement = _taught(teaching, evidence)
@@ -203,7 +214,18 @@ class _Visitor:
             self.inputs.add(layer.name, gram)
             return
         for batch, x in inputs.items():
-            self.inputs.add(layer.name, Gram.few(_columns(layer, x, evidence.sampled[batch])))
+            self.inputs.add(layer.name, Gram.few(columns_of(layer, x, evidence.sampled[batch])))
+
+
+class Beside(Protocol):
+    """What is added to layers' outputs, a shortcut for example: where the pruned network gives
+    other values there, the layer is to make up for it."""
+
+    def remember(self, layer: Layer, inputs: Mapping[int, Tensor]) -> None:
+        """A layer is about to see ``inputs``, by batch."""
+
+    def less(self, layer: Layer, evidence: Evidence) -> Evidence:
+        """The same evidence with outputs wanted as the sum asks for them."""
 
 
 def apply(layer: Layer, solution: Solution) -> None:
@@ -218,7 +240,8 @@ def _matches(layer: Layer, evidence: Evidence, batch: int, x: Tensor) -> bool:
     return sampled is not None and sampled.size == layer.positions(x)
 
 
-def _columns(layer: Layer, x: Tensor, sampled: Sampled) -> Tensor:
+def columns_of(layer: Layer, x: Tensor, sampled: Sampled) -> Tensor:
+    """What the layer sees ``(G, N, D)`` at the positions that were sampled."""
     return precise(layer.columns(x, sampled.sample, sampled.position))
 
 

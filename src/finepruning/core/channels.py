@@ -1,0 +1,215 @@
+"""Channels: which whole inputs of layers can go, what that costs, and how a budget is spent on it.
+
+A channel is read by a block of columns in each of its readers. Blocks are eliminated one after the
+other, and the columns that stay are refitted each time, in closed form: with ``P`` the inverse of
+the inputs' covariance, removing the columns ``S`` of ``W`` misses ``tr W_S P_SS^-1 W_S^T`` of what
+the layer gave. Source: Hassibi and Stork 1993 (*Optimal Brain Surgeon*), by blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .arrays import TINY, Matrix, double, like
+from .evidence import Evidence
+from .fit import FitOptions, Solution, fitted_bias, gain, unexplained
+from .moments import Moments
+from .options import number
+
+
+@dataclass(frozen=True)
+class ChannelOptions:
+    """How whole channels are chosen, and what stays is refitted."""
+
+    ridge: float = number(0.1, above=0)
+    """How strongly refitted weights hold on to the generic ones, in variances of their inputs."""
+    hold: float = number(0.01, above=0)
+    """The same while channels are chosen."""
+    at_once: int = number(24, 2)
+    """One of so many of the channels that are left goes at a time."""
+    steps: int = number(32, 2)
+    """Parts of each group that the budget is spent in."""
+    least: float = number(0.05, 0, 1)
+    """Share of each group's channels that stays."""
+
+
+DEFAULT = ChannelOptions()
+
+
+@dataclass(frozen=True)
+class Path:
+    """The channels of a group in the order in which they go."""
+
+    order: np.ndarray
+    """Numbers of the channels ``(C,)``, the first to go first."""
+    missed: np.ndarray
+    """Share of the readers' output variance that is missed once so many are gone, ``(C + 1,)``:
+    the sum over readers."""
+
+    def kept(self, count: int) -> np.ndarray:
+        """Booleans ``(C,)``: the ``count`` that go last."""
+        stays = np.zeros(len(self.order), dtype=bool)
+        stays[self.order[len(self.order) - count :]] = True
+        return stays
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What a layer makes of a group's channels."""
+
+    H: Matrix
+    """Covariance of its inputs ``(D, D)``."""
+    W: Matrix
+    """``(O, D)``."""
+    variance: float
+    """Of its outputs, summed."""
+    columns: np.ndarray
+    """Columns of each channel ``(C, n)``. Others stay, and are refitted too."""
+
+
+def eliminate(readers: Sequence[Reader], options: ChannelOptions = DEFAULT) -> Path:
+    """The path of one group.
+
+    >>> X = np.random.default_rng(0).normal(size=(500, 3)) * [3, 1, 2]
+    >>> one = Reader(X.T @ X / 500, np.ones((1, 3)), 14.0, np.array([[0], [1], [2]]))
+    >>> [int(c) for c in eliminate([one]).order]
+    [1, 2, 0]
+    """
+    parts = [_Elimination(reader, options.hold) for reader in readers]
+    alive = np.arange(len(readers[0].columns))
+    order: list[int] = []
+    missed = [0.0]
+    while len(alive):
+        score = sum(part.scores() for part in parts)
+        count = max(1, len(alive) // options.at_once)
+        goes = np.argsort(score, kind="stable")[:count]
+        for part in parts:
+            part.remove(goes)
+        total = sum(part.missed for part in parts)
+        order += alive[goes].tolist()
+        before = missed[-1]
+        missed += [before + (total - before) * (i + 1) / count for i in range(count)]
+        alive = np.delete(alive, goes)
+    return Path(np.array(order), np.array(missed))
+
+
+class _Elimination:
+    """What is left of one reader, as channels go."""
+
+    def __init__(self, reader: Reader, hold: float) -> None:
+        H = reader.H
+        each = np.arange(H.shape[0])
+        diagonal = H.diagonal()
+        A = H * 1
+        A[each, each] += hold * (diagonal + 0.01 * diagonal.mean()) + TINY
+        self.P = _inverse(A)
+        self.W, self.total, self.missed = reader.W, reader.variance + TINY, 0.0
+        self.columns = reader.columns
+
+    def scores(self) -> np.ndarray:
+        """What each channel's removal alone would miss more ``(C,)``."""
+        flat = self.columns.reshape(-1)
+        channels, n = self.columns.shape
+        P = self.P[self.columns[:, :, None], self.columns[:, None, :]]
+        W = self.W[:, flat].reshape(-1, channels, n).swapaxes(0, 1)  # (C, O, n)
+        found = double(((W @ _inverse(P)) * W).sum((1, 2))) / self.total
+        return np.asarray(found)
+
+    def remove(self, goes: np.ndarray) -> None:
+        """Remove some of the channels that are left, by their place among these."""
+        S = self.columns[goes].reshape(-1)
+        stays = np.ones(self.P.shape[0], dtype=bool)
+        stays[S] = False
+        K = np.flatnonzero(stays)
+        inverse = _inverse(self.P[S][:, S])
+        W = self.W[:, S] @ inverse
+        self.missed += float(double(W * self.W[:, S]).sum()) / self.total
+        across = self.P[S][:, K]
+        self.W = self.W[:, K] - W @ across
+        self.P = self.P[K][:, K] - across.T @ (inverse @ across)
+        place = np.cumsum(stays) - 1
+        self.columns = place[np.delete(self.columns, goes, 0)]
+
+
+def _inverse(A: Matrix) -> Matrix:
+    """Of symmetric positive matrices ``(..., D, D)``."""
+    if isinstance(A, np.ndarray):
+        return np.linalg.inv(A)
+    import torch  # there already
+
+    factor, failed = torch.linalg.cholesky_ex(A)
+    return torch.linalg.inv(A) if bool(failed.any()) else torch.cholesky_inverse(factor)
+
+
+Cost = Callable[[Mapping[str, int]], float]
+"""What a network costs with so many channels in each group."""
+
+
+def spend(
+    paths: Mapping[str, Path], cost: Cost, target: float, options: ChannelOptions = DEFAULT
+) -> dict[str, int]:
+    """How many channels each group keeps, so that ``cost`` is ``target`` at most: step by step, the
+    one that misses least for what it saves. Where no group can give more, it costs more.
+
+    >>> easy, hard = Path(np.arange(4), np.arange(5.0)), Path(np.arange(4), 9 * np.arange(5.0))
+    >>> spend({"easy": easy, "hard": hard}, lambda kept: sum(kept.values()), 6)
+    {'easy': 2, 'hard': 4}
+    """
+    sizes = {name: len(path.order) for name, path in paths.items()}
+    kept, now = dict(sizes), cost(sizes)
+    while now > target:
+        best: tuple[float, str, int, float] | None = None
+        for name, size in sizes.items():
+            fewer = kept[name] - max(1, size // options.steps)
+            if fewer < max(1, options.least * size):
+                continue
+            after = cost({**kept, name: fewer})
+            if after >= now:
+                continue
+            missed = paths[name].missed
+            ratio = (missed[size - fewer] - missed[size - kept[name]]) / (now - after)
+            if best is None or ratio < best[0]:
+                best = (float(ratio), name, fewer, after)
+        if best is None:
+            break
+        _, name, fewer, now = best
+        kept[name] = fewer
+    return kept
+
+
+def refitted(
+    W: Matrix,
+    evidence: Evidence,
+    live: np.ndarray | None,
+    fit: FitOptions,
+    options: ChannelOptions = DEFAULT,
+) -> Solution:
+    """``W`` ``(1, O, D)`` with the ``live`` columns ``(D,)`` alone (None: all), fitted in closed
+    form to what the dense network gave; and half of the variance that it shrank brought back."""
+    columns = np.flatnonzero(np.ones(W.shape[2], dtype=bool) if live is None else live)
+    pairs = ((X[:, :, columns], Y, *weight) for X, Y, *weight in evidence.pairs())
+    moments = Moments.of(pairs)
+    if not evidence.free_bias:
+        moments = moments.about_zero()
+    H, C, some = moments.H, moments.C, W[:, :, columns]
+    G, rows, D = some.shape
+    diagonal = H.diagonal(0, 1, 2)
+    ridge = options.ridge * max(1.0, D / moments.count) * diagonal
+    ridge = ridge + fit.floor * diagonal.mean(-1)[:, None] + TINY
+    A, each = H * 1, np.arange(D)
+    A[:, each, each] += ridge
+    found = like((C.mT + some * ridge[:, None, :]) @ _inverse(A), W)
+    now = ((found @ H) * found).sum(-1)
+    scale = gain(now, moments.variance, fit.gain_limit) ** fit.repair
+    error = unexplained(
+        scale**2 * now, scale * (found * C.mT).sum(-1), moments.variance, moments.variance
+    )
+    found = found * scale[..., None]
+    bias = fitted_bias(found, moments.x_mean, moments.y_mean) if evidence.free_bias else None
+    weights = W * 0
+    weights[:, :, columns] = found
+    macs = moments.macs + G * (D**3 + 2 * rows * D * D)
+    return Solution(weights, bias, error, float(macs))

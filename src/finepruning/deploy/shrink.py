@@ -1,0 +1,211 @@
+"""Shrink: an ordinary dense network without the channels that nobody reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .._errors import FinepruningError
+from ..artifact.layout import check_place
+from ..data.batches import Batch, logits_of, read_batches
+from ..network.channels import LAYERS, find_channels, remove
+from ..network.copying import copied
+from ..network.plain import become
+
+FORMAT = 1
+SHAPES, WEIGHTS = "shapes.json", "weights.safetensors"
+NEAR = 1e-3
+"""Of the largest output, how far two networks that are the same may differ by rounding."""
+
+
+@dataclass(frozen=True)
+class Small:
+    """A network with fewer channels, which gives what the one with zeros gives."""
+
+    model: nn.Module
+    """In evaluation mode."""
+    shapes: Mapping[str, Any]
+    """What differs from the given architecture: of modules, numbers such as ``out_channels``; of
+    parameters and buffers, sizes."""
+    removed: Mapping[str, int]
+    """How many channels went, by the layer that wrote them."""
+    left: Mapping[str, str]
+    """Layers whose outputs stay as many as they are, and why."""
+    plain: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def params(self) -> int:
+        """Number of parameters."""
+        return sum(p.numel() for p in self.model.parameters())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a new folder: ``shapes.json`` and ``weights.safetensors``, no pickle."""
+        folder = Path(path)
+        check_place(folder)
+        folder.mkdir()
+        about = {
+            "format": FORMAT, "shapes": self.shapes, "removed": dict(self.removed),
+            "left": dict(self.left), "plain": self.plain,
+        }  # fmt: skip
+        tensors = {n: v.detach().clone().contiguous() for n, v in _tensors(self.model).items()}
+        save_file(tensors, folder / WEIGHTS)
+        (folder / SHAPES).write_text(json.dumps(about, indent=1))
+
+
+def shrink(
+    model: nn.Module, example: Any, *, plain: Mapping[str, dict[str, Any]] | None = None
+) -> Small:
+    """Take out of a copy of ``model`` the channels of which no reader has a weight left.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> _ = net[2].weight.data[:, :5].zero_()
+    >>> small = shrink(net, torch.randn(2, 4))
+    >>> small.model[0].out_features, small.removed
+    (3, {'0': 5})
+
+    ``example`` is a batch as the network takes it, a tensor ``(N, ...)`` or a dict of inputs: the
+    network is followed by one pass over it, and what comes out is compared. A group of channels
+    that cannot go without another output stays, and is named. Needs Torch-Pruning (``pip install
+    'finepruning[deploy]'``). Raises :class:`FinepruningError` where the network cannot be followed.
+    """
+    sample = next(iter(read_batches([example])))
+    whole = copied(model)
+    names = {n for n, m in whole.named_modules() if isinstance(m, LAYERS)}
+    channels = find_channels(copied(model), sample.call, names)
+    kept = {g.name: _read(whole, g.readers) for g in channels.groups}
+    kept = {name: stays for name, stays in kept.items() if not bool(stays.all())}
+    with torch.no_grad():
+        wanted = _outputs(whole, sample)
+    left = dict(channels.left)
+    done: dict[str, Tensor] = {}
+    made = whole
+    todo = [sorted(kept)] if kept else []
+    while todo:  # all at once; where that does not work, halves, down to the one that is to blame
+        names_ = todo.pop()
+        tried = {**done, **{name: kept[name] for name in names_}}
+        small, why = _without(model, sample, tried, wanted)
+        if small is not None:
+            done, made = tried, small
+        elif len(names_) > 1:
+            half = len(names_) // 2
+            todo += [names_[half:], names_[:half]]
+        else:
+            left[names_[0]] = why
+    shapes = _differences(whole, made)
+    gone = {name: int((~stays).sum()) for name, stays in done.items()}
+    return Small(made.eval(), shapes, gone, left, plain or {})
+
+
+def load_small(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+    """The small network saved at ``path``. ``model`` is of the architecture that was shrunk, with
+    any weights; it is left untouched.
+
+    >>> small = load_small("small/", torchvision.models.resnet50())  # doctest: +SKIP
+
+    Raises :class:`FinepruningError` where the folder is damaged or the architecture another.
+    """
+    folder = Path(path)
+    try:
+        about = json.loads((folder / SHAPES).read_text())
+        if about["format"] != FORMAT:
+            raise ValueError(f"format {about['format']}; load it with the version that wrote it")
+        tensors = load_file(folder / WEIGHTS)
+        made = copied(model)
+        for name, how in about["plain"].items():
+            become(made.get_submodule(name), how)
+        for name, values in about["shapes"].items():
+            module = made.get_submodule(name)
+            for key, value in values.items():
+                now: Any = getattr(module, key)
+                setattr(module, key, tuple(value) if isinstance(now, tuple) else value)
+        for name, value in tensors.items():
+            _put(made, name, value)
+        missing = _tensors(made).keys() - tensors.keys()
+        if missing:
+            raise ValueError(f"no {min(missing)!r} in it")
+    except (OSError, SafetensorError, KeyError, ValueError, AttributeError, TypeError) as error:
+        raise FinepruningError(
+            f"{folder}: not a small network of this architecture ({' '.join(str(error).split())});"
+            " give the folder that shrink wrote, and the model it was made of"
+        ) from error
+    return made.eval()
+
+
+def _read(model: nn.Module, readers: Mapping[str, Tensor]) -> Tensor:
+    """Of which channels some reader has a weight; one at least."""
+    stays: Tensor | None = None
+    for name, columns in readers.items():
+        weight: Tensor = model.get_submodule(name).weight  # type: ignore[assignment]
+        used = (weight != 0).transpose(0, 1).flatten(1).any(1)[columns].any(1)
+        stays = used if stays is None else stays | used
+    assert stays is not None
+    if not bool(stays.any()):
+        stays[0] = True
+    return stays
+
+
+def _without(
+    model: nn.Module, sample: Batch, kept: Mapping[str, Tensor], wanted: list[Tensor]
+) -> tuple[nn.Module | None, str]:
+    """The network without channels; or why not."""
+    small = copied(model)
+    try:
+        remove(small, sample.call, kept)
+        with torch.no_grad():
+            found = _outputs(small, sample)
+    except Exception as error:  # code that has sizes written into it fails in its own way
+        return None, f"without its channels the network fails ({str(error)[:100]})"
+    for a, b in zip(found, wanted, strict=True):
+        if a.shape != b.shape or not torch.allclose(a, b, atol=NEAR * float(b.abs().max())):
+            return None, "without its channels the network gives something else"
+    return small, ""
+
+
+def _outputs(model: nn.Module, sample: Batch) -> list[Tensor]:
+    output = logits_of(sample.call(model))
+    return [t.float() for t in (output if isinstance(output, (list, tuple)) else [output])]
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, each once."""
+    buffers = [
+        (f"{path}.{name}".lstrip("."), b)
+        for path, m in model.named_modules()
+        for name, b in m._buffers.items()
+        if b is not None and name not in m._non_persistent_buffers_set
+    ]
+    return dict(chain(model.named_parameters(), buffers))
+
+
+def _differences(before: nn.Module, after: nn.Module) -> dict[str, dict[str, Any]]:
+    """Numbers of modules that are others now."""
+    found: dict[str, dict[str, Any]] = {}
+    given = dict(before.named_modules())
+    for name, module in after.named_modules():
+        for key, value in vars(module).items():
+            numbers = (int,) if not isinstance(value, tuple) else (tuple,)
+            if isinstance(value, numbers) and value != vars(given[name]).get(key):
+                found.setdefault(name, {})[key] = value
+    return found
+
+
+def _put(model: nn.Module, name: str, value: Tensor) -> None:
+    """Store a tensor, whatever the size of the one that is there."""
+    owner, _, key = name.rpartition(".")
+    module = model.get_submodule(owner)
+    if key in module._parameters:
+        module._parameters[key] = nn.Parameter(value, requires_grad=False)
+    elif key in module._buffers:
+        module._buffers[key] = value
+    else:
+        raise KeyError(name)

@@ -1,0 +1,263 @@
+"""Channels: which rows, columns and parameters of a network go together when one channel goes.
+
+A layer's output channel is written by one row of its weight, passed on by norms, activations and
+depthwise convolutions, and read by columns of the layers behind. Which these are is found by
+`Torch-Pruning <https://github.com/VainF/Torch-Pruning>`_ (an optional dependency) from one forward
+pass. Source: Fang et al. 2023, *DepGraph*, arXiv 2301.12900. Groups in which channels mix, or that
+end in the network's outputs, are left whole, and named.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .._errors import FinepruningError
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that some layers write and others read."""
+
+    name: str
+    """The layer that writes them, or the first of several."""
+    channels: int
+    writers: Mapping[str, Tensor]
+    """By layer: the row of its weight that writes each channel, ``(C,)``."""
+    readers: Mapping[str, Tensor]
+    """By layer: the input channels that read each channel, ``(C, n)``; it may be flattened."""
+    between: tuple[str, ...]
+    """Norms and depthwise convolutions on the way."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """All groups of a network."""
+
+    groups: tuple[Group, ...]
+    left: Mapping[str, str]
+    """Why the other layers' outputs stay as many as they are."""
+    shortcuts: Mapping[str, Shortcut] = field(default_factory=dict)
+    """What layers' outputs are added to."""
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """A layer's output, normalised or not, is added to what an earlier layer sees."""
+
+    source: str
+    """That layer."""
+    norm: str | None
+    """The batch norm on the way to the sum."""
+
+
+def find_channels(model: nn.Module, call: Callable[[nn.Module], Any], usable: set[str]) -> Channels:
+    """The groups of ``model``, of which ``call(model)`` is a forward pass.
+
+    ``usable`` names the layers whose columns may go. Raises :class:`FinepruningError` where
+    Torch-Pruning is not installed, or cannot follow the network.
+    """
+    sums = _Sums(model)
+    graph = _graph(model, lambda m: sums.of(call(m)))
+    names = {module: name for name, module in model.named_modules()}
+    groups: list[Group] = []
+    left: dict[str, str] = {}
+    for found in graph.get_all_groups(root_module_types=[*LAYERS]):
+        name = names.get(found[0].dep.target.module, "?")
+        reason = _why_left(found, names, usable)
+        if not reason and isinstance(group := _group(name, found, names), Group):
+            groups.append(group)
+        else:
+            left[name] = reason or "its channels cannot be told apart"
+    return Channels(tuple(groups), left, sums.shortcuts)
+
+
+def remove(model: nn.Module, call: Callable[[nn.Module], Any], kept: Mapping[str, Tensor]) -> None:
+    """Take channels out of ``model`` itself. ``kept`` are booleans ``(C,)`` by the group's name."""
+    graph = _graph(model, call)
+    for name, stays in kept.items():
+        gone = (~stays).nonzero()[:, 0].tolist()
+        if not gone:
+            continue
+        root = model.get_submodule(name)
+        way = graph.get_pruner_of_module(root).prune_out_channels
+        graph.get_pruning_group(root, way, gone).prune()
+
+
+def _torch_pruning() -> Any:
+    try:
+        import torch_pruning
+    except ImportError:
+        raise FinepruningError(
+            "channels: Torch-Pruning is not installed; pip install 'finepruning[deploy]'"
+        ) from None
+    return torch_pruning
+
+
+def _graph(model: nn.Module, call: Callable[[nn.Module], Any]) -> Any:
+    """What depends on what. The pass needs gradients to be followed, and none is computed."""
+    tp = _torch_pruning()
+    asked = [p.requires_grad for p in model.parameters()]
+    with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on parameters that stand alone: they are left
+        for p in model.parameters():
+            p.requires_grad_(p.is_floating_point())
+        try:
+            return tp.DependencyGraph().build_dependency(
+                model,
+                example_inputs=torch.empty(0),
+                forward_fn=lambda m, _: [*_tensors(call(m))],
+                verbose=False,
+            )
+        except FinepruningError:
+            raise
+        except Exception as error:
+            raise FinepruningError(
+                f"channels: the network cannot be followed ({type(error).__name__}: {error})"
+            ) from error
+        finally:
+            for p, before in zip(model.parameters(), asked, strict=True):
+                p.requires_grad_(before)
+
+
+class _Sums:
+    """Finds shortcuts in the graph that a pass leaves for its gradients."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._given: dict[Any, str] = {}  # what made a layer's input: the layer
+        self._gives: dict[Any, str] = {}  # what made a layer's or norm's output: its name
+        self._order: list[str] = []
+        self.shortcuts: dict[str, Shortcut] = {}
+        self._norms = {n for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
+        layers = [(n, m) for n, m in model.named_modules() if isinstance(m, LAYERS)]
+        norms = [(n, model.get_submodule(n)) for n in self._norms]
+        self._hooks = [
+            m.register_forward_hook(partial(self._ran, name)) for name, m in layers + norms
+        ]
+
+    def _ran(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
+        if not (args and isinstance(args[0], Tensor) and isinstance(output, Tensor)):
+            return
+        self._gives.setdefault(output.grad_fn, name)
+        if name not in self._norms:
+            self._given.setdefault(args[0].grad_fn, name)
+            self._order.append(name)
+
+    def of(self, output: Any) -> Any:
+        """Look at the pass that gave ``output``."""
+        for hook in self._hooks:
+            hook.remove()
+        self._given.pop(None, None)  # of the network's own input
+        todo, seen = [t.grad_fn for t in _tensors(output)], set()
+        while todo:
+            node = todo.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            behind = [f for f, _ in node.next_functions]
+            todo += behind
+            if type(node).__name__ == "AddBackward0" and len(behind) == 2:
+                for added, other in (behind, behind[::-1]):
+                    self._note(added, other)
+        return output
+
+    def _note(self, added: Any, other: Any) -> None:
+        """A sum of what two nodes gave."""
+        layer, norm, source = self._gives.get(added), None, self._given.get(other)
+        if layer in self._norms:
+            norm = layer
+            layer = next((n for f, _ in added.next_functions if (n := self._gives.get(f))), None)
+        order = self._order
+        if layer in order and source in order and order.index(source) < order.index(layer):
+            self.shortcuts[layer] = Shortcut(source, norm)
+
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+
+
+def _tensors(output: Any) -> Iterable[Tensor]:
+    """All tensors of an output that lead back to the weights."""
+    if isinstance(output, Tensor):
+        if output.grad_fn is not None:
+            yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from _tensors(value)
+    elif isinstance(output, (list, tuple)):
+        for value in output:
+            yield from _tensors(value)
+
+
+def _why_left(found: Any, names: Mapping[nn.Module, str], usable: set[str]) -> str:
+    """Why a group is left as it is; empty: it is not."""
+    kinds = _torch_pruning().ops.OPTYPE
+    passed = (
+        *(kinds.BN, kinds.PRELU, kinds.DEPTHWISE_CONV, kinds.IN),
+        *(kinds.CONCAT, kinds.SPLIT, kinds.ELEMENTWISE, kinds.RESHAPE),
+    )
+    readers = 0
+    for item in found:
+        target, reads = item.dep.target, item.dep.handler.__name__ == "prune_in_channels"
+        if target.type in (kinds.CONV, kinds.LINEAR):
+            name = names.get(target.module, "?")
+            readers += reads
+            if name not in usable:
+                return f"{name} cannot be pruned"
+            if getattr(target.module, "groups", 1) > 1:
+                return f"{name} is a grouped convolution"
+        elif target.type == kinds.OUTPUT:
+            return "it gives the outputs"
+        elif target.type not in passed:
+            name = names.get(target.module, "a parameter")
+            return f"{name} ({type(target.module).__name__}) mixes its channels"
+    if not readers:
+        return "it gives the outputs"
+    return "" if len(found[0].idxs) > 1 else "it has one channel"
+
+
+def _group(name: str, found: Any, names: Mapping[nn.Module, str]) -> Group | None:
+    kinds = _torch_pruning().ops.OPTYPE
+    channels = len(found[0].idxs)
+    writers: dict[str, Tensor] = {}
+    readers: dict[str, list[tuple[int, int]]] = {}
+    between: list[str] = []
+    for item in found:
+        target, reads = item.dep.target, item.dep.handler.__name__ == "prune_in_channels"
+        roots = item.root_idxs or item.idxs
+        pairs = [*zip(roots, item.idxs, strict=True)]
+        if target.type not in (kinds.CONV, kinds.LINEAR):
+            if target.module in names:
+                between.append(names[target.module])
+            continue
+        layer = names[target.module]
+        if reads:
+            readers.setdefault(layer, []).extend(pairs)
+        else:
+            rows = torch.full((channels,), -1)
+            for root, index in pairs:
+                rows[root] = index
+            if len(pairs) != channels or layer in writers or bool((rows < 0).any()):
+                return None
+            writers[layer] = rows
+    columns = {layer: _each(pairs, channels) for layer, pairs in readers.items()}
+    if any(c is None for c in columns.values()):
+        return None
+    whole = {layer: c for layer, c in columns.items() if c is not None}
+    return Group(name, channels, writers, whole, tuple(between))
+
+
+def _each(pairs: list[tuple[int, int]], channels: int) -> Tensor | None:
+    """Of each channel the same number of inputs ``(C, n)``; None where they differ."""
+    each: list[list[int]] = [[] for _ in range(channels)]
+    for root, index in dict.fromkeys(pairs):
+        each[root].append(index)
+    if len({len(e) for e in each}) != 1 or not each[0]:
+        return None
+    return torch.tensor(each)

@@ -1,0 +1,259 @@
+"""Structure: which whole channels go, by one pass of the dense network and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..core.channels import DEFAULT, ChannelOptions, Path, Reader, eliminate, refitted, spend
+from ..core.evidence import Evidence, Sampled
+from ..core.fit import FitOptions, Solution
+from ..core.moments import Gram, Moments
+from ..core.options import number, share
+from ..network.channels import Channels, Group
+from ..network.engine import Engine
+from ..network.find import Found
+from ..network.layers import Layer, precise
+from .observation import Observation
+from .prune import AnyFit, columns_of
+
+
+@dataclass(frozen=True)
+class StructureOptions:
+    """How much of the network's cost stays, where whole channels go; all None: none go."""
+
+    macs: float | None = share(None)
+    """Share of the multiply-accumulates."""
+    params: float | None = share(None)
+    """Share of the weights."""
+    narrow: int = number(16, 0)
+    """Layers that see fewer inputs, depthwise convolutions for example, are not refitted."""
+    shut: float = number(1e-2, 0, 1)
+    """Of a norm's mean factor: a channel of less is shut, and nothing can be made up for in it."""
+    channels: ChannelOptions = DEFAULT
+
+    @property
+    def wanted(self) -> bool:
+        """Whether any channel is to go."""
+        return self.macs is not None or self.params is not None
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What stays of each group's channels."""
+
+    kept: Mapping[str, np.ndarray]
+    """Booleans ``(C,)`` by group."""
+    columns: Mapping[str, np.ndarray]
+    """Booleans ``(D,)`` of the columns that stay, by layer."""
+    rows: Mapping[str, np.ndarray]
+    """Booleans ``(O,)`` of the outputs that stay, by layer."""
+    left: Mapping[str, str]
+    """Layers whose outputs stay as many as they are, and why."""
+
+
+def paths(
+    engine: Engine,
+    found: Found,
+    seen: Observation,
+    channels: Channels,
+    shortcuts: Shortcuts,
+    options: ChannelOptions,
+    step: Callable[[int], object],
+) -> tuple[dict[str, Path], Observation]:
+    """In which order the channels of each group go, by the dense network's inputs; and what was
+    observed, with the shortcuts added to what is wanted."""
+    waiting = {g.name: set(g.readers) for g in channels.groups}
+    held: dict[str, Gram] = {}
+    layers = {layer.name: layer for layer in found.layers}
+    made: dict[str, Path] = {}
+    wanted = dict(seen.evidence)
+
+    def visit(layer: Layer, inputs: dict[int, Tensor]) -> None:
+        mine = [g for g in channels.groups if layer.name in g.readers]
+        evidence = seen.evidence[layer.name]
+        shortcuts.remember(layer, inputs)
+        wanted[layer.name] = shortcuts.plus(layer, evidence)
+        if mine:
+            pairs = evidence.seen_by({b: partial(columns_of, layer, x) for b, x in inputs.items()})
+            held[layer.name] = Moments.of((X, Y[:, :, :0], *w) for X, Y, *w in pairs.pairs()).gram
+        for group in mine:
+            waiting[group.name].discard(layer.name)
+            if not waiting[group.name]:
+                readers = [
+                    _reader(layers[name], held[name], seen.evidence[name], group)
+                    for name in group.readers
+                ]
+                made[group.name] = eliminate(readers, options)
+        for name in [*held]:
+            if not any(name in g.readers and waiting[g.name] for g in channels.groups):
+                del held[name]
+        step(1)
+
+    expected = {name: set(evidence.sampled) for name, evidence in seen.evidence.items()}
+    engine.lock_step(seen.calibration, found.places, visit, expected)
+    return made, replace(seen, evidence=wanted)
+
+
+def _reader(layer: Layer, gram: Gram, evidence: Evidence, group: Group) -> Reader:
+    W = precise(layer.matrix())[0]
+    columns = columns_of_channels(layer, group.readers[layer.name])
+    return Reader(gram.H[0], W, float(evidence.outputs.variance.sum()), columns)
+
+
+def columns_of_channels(layer: Layer, channels: Tensor) -> np.ndarray:
+    """Columns ``(C, n k)`` of the input channels ``(C, n)``: a kernel sees each ``k`` times."""
+    kernel = layer.weight[0, 0].numel() if layer.weight.ndim > 2 else 1
+    each = channels[:, :, None] * kernel + torch.arange(kernel)
+    return each.reshape(len(channels), -1).numpy()
+
+
+class Cost:
+    """Multiply-accumulates, or weights, of a network with so many channels in each group."""
+
+    def __init__(self, found: Found, seen: Observation, channels: Channels, macs: bool) -> None:
+        self.each: list[tuple[float, str, str]] = []
+        """Of each layer what it costs whole, and the groups that it reads and writes."""
+        reads = {name: g.name for g in channels.groups for name in g.readers}
+        writes = {n: g.name for g in channels.groups for n in (*g.writers, *g.between)}
+        for layer in found.layers:
+            times = seen.trace.positions.get(layer.name, 1) if macs else 1
+            cost = float(layer.size * times)
+            self.each.append((cost, reads.get(layer.name, ""), writes.get(layer.name, "")))
+        self.sizes = {g.name: g.channels for g in channels.groups}
+
+    @property
+    def whole(self) -> float:
+        """What all of it costs."""
+        return sum(cost for cost, _, _ in self.each)
+
+    def __call__(self, kept: Mapping[str, int]) -> float:
+        shares = {name: count / self.sizes[name] for name, count in kept.items()} | {"": 1.0}
+        return sum(cost * shares.get(r, 1.0) * shares.get(w, 1.0) for cost, r, w in self.each)
+
+
+def structure(
+    found: Found,
+    seen: Observation,
+    channels: Channels,
+    made: Mapping[str, Path],
+    options: StructureOptions,
+) -> Structure:
+    """What stays, so that the network costs what was asked for."""
+    usable = Channels(tuple(g for g in channels.groups if g.name in made), channels.left)
+    cost = Cost(found, seen, usable, options.macs is not None)
+    share_ = options.macs if options.macs is not None else options.params
+    counts = spend(made, cost, float(share_ or 1.0) * cost.whole, options.channels)
+    kept = {name: made[name].kept(count) for name, count in counts.items()}
+    layers = {layer.name: layer for layer in found.layers}
+    columns: dict[str, np.ndarray] = {}
+    rows: dict[str, np.ndarray] = {}
+    for group in usable.groups:
+        stays = kept[group.name]
+        for name, read in group.readers.items():
+            live = columns.setdefault(name, np.ones(layers[name].matrix().shape[2], dtype=bool))
+            live[columns_of_channels(layers[name], read)[~stays].reshape(-1)] = False
+        for name, written in group.writers.items():
+            live = rows.setdefault(name, np.ones(len(layers[name].weight), dtype=bool))
+            live[written.numpy()[~stays]] = False
+        for name in group.between:
+            if name in layers:
+                rows[name] = stays
+    return Structure(kept, columns, rows, channels.left)
+
+
+Live = tuple[np.ndarray, np.ndarray]
+"""Booleans of the columns ``(D,)`` and of the rows ``(G O,)`` that stay."""
+
+
+def refit(structure_: StructureOptions) -> AnyFit:
+    """A fit of the columns and rows that stay."""
+
+    def fit(W: Tensor, evidence: Evidence, live: Live, options_: FitOptions) -> Solution:
+        columns, rows = live
+        if W.shape[0] > 1 or W.shape[2] < structure_.narrow:
+            return cut(W, evidence, live, options_)
+        found = refitted(W, evidence, columns, options_, structure_.channels)
+        found.weights[:, torch.from_numpy(~rows)] = 0
+        return found
+
+    return fit
+
+
+def cut(W: Tensor, evidence: Evidence, live: Live, options: FitOptions) -> Solution:
+    """``W`` as it is, without the columns and rows that go."""
+    columns, rows = (torch.from_numpy(each).to(W) for each in live)
+    return Solution(W * columns * rows.reshape(*W.shape[:2], 1))
+
+
+class Shortcuts:
+    """What layers' outputs are added to, in the dense network and then in the pruned one.
+
+    A sum ``norm(y) + s`` stays what it was where ``y`` is wanted as ``y + (s - s') / a``: ``s'`` is
+    what the pruned network adds, ``a`` the norm's factor.
+    """
+
+    def __init__(self, model: nn.Module, channels: Channels, shut: float) -> None:
+        self._model, self._known, self._shut = model, channels.shortcuts, shut
+        self._sources: dict[str, dict[int, Tensor]] = {}
+        self._added: set[tuple[str, int]] = set()
+
+    def remember(self, layer: Layer, inputs: Mapping[int, Tensor]) -> None:
+        """Keep what a layer sees, where another one is added to it."""
+        if any(s.source == layer.name for s in self._known.values()):
+            self._sources[layer.name] = dict(inputs)
+
+    def plus(self, layer: Layer, evidence: Evidence) -> Evidence:
+        """Outputs wanted with the dense network's shortcut."""
+        return self._moved(layer, evidence, 1.0)
+
+    def less(self, layer: Layer, evidence: Evidence) -> Evidence:
+        """Outputs wanted without the pruned network's shortcut."""
+        return self._moved(layer, evidence, -1.0)
+
+    def _moved(self, layer: Layer, evidence: Evidence, sign: float) -> Evidence:
+        shortcut = self._known.get(layer.name)
+        if shortcut is None:
+            return evidence
+        inputs = self._sources.get(shortcut.source, {})
+        others = (n for n, s in self._known.items() if s.source == shortcut.source)
+        if not any(name != layer.name for name in others):
+            self._sources.pop(shortcut.source, None)  # as much as all activations of a layer
+        sampled = {}
+        for batch, kept in evidence.sampled.items():
+            x, call = inputs.get(batch), (layer.name, batch)
+            if x is not None and _alongside(layer, x, kept) and (sign > 0 or call in self._added):
+                added = self._factor(shortcut.norm) * precise(
+                    layer.rows(x, kept.sample, kept.position)
+                )
+                again = Sampled.of(kept.size, kept.sample, kept.position, kept.y + sign * added)
+                kept = replace(again, weight=kept.weight, x=kept.x)
+                self._added.add(call)
+            elif sign < 0 and call in self._added:
+                continue  # it went another way: what is wanted of it is not known
+            sampled[batch] = kept
+        return replace(evidence, sampled=sampled)
+
+    def _factor(self, norm: str | None) -> Any:
+        """``1 / a``; 0 where the norm lets nothing through."""
+        if norm is None:
+            return 1.0
+        m: Any = self._model.get_submodule(norm)
+        a = m.weight / (m.running_var + m.eps).sqrt()
+        dead = a.abs() < self._shut * a.abs().mean()
+        return precise(torch.where(dead, 0.0, 1 / torch.where(dead, 1.0, a)))
+
+
+def _alongside(layer: Layer, x: Tensor, kept: Sampled) -> bool:
+    """Whether ``x`` has the shape of the layer's outputs."""
+    wide = x.shape[1] if layer.weight.ndim > 2 else x.shape[-1]
+    return (
+        bool(layer.positions(x)[0] == kept.size[0] and wide == kept.kept.shape[2])
+        and (x[0, 0].numel() if layer.weight.ndim > 2 else x[0].numel() // wide) == kept.size[1]
+    )
