@@ -1,0 +1,238 @@
+"""Export: one file that stands alone, with its labels and preprocessing in it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .._errors import FinepruningError
+from .._version import __version__
+from ..data.batches import Batch, logits_of, read_batches
+from ..data.pictures import Preprocess
+from ..network.copying import copied
+from .runtime import KEY, Deployed
+
+NEAR = 1e-3
+"""Of the largest output, how far the file's answers may be from PyTorch's by rounding."""
+ENDINGS = (".onnx", ".pt2")
+CALIBRATION = 64
+"""Samples that int8 ranges are read off, at most: they are the largest values seen."""
+VNNI = ("avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8")
+"""Instructions that add up products of 8 bits without saturating at 16."""
+
+
+def export(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    example: Any,
+    *,
+    classes: Sequence[str] | None = None,
+    preprocess: Any = None,
+    int8: Iterable[Any] | None = None,
+    reduce_range: bool | None = None,
+) -> None:
+    """Write ``model`` to ``path``: ``.onnx`` for ONNX Runtime, or ``.pt2`` (``torch.export``).
+
+    >>> export(model, "model.onnx", torch.randn(2, 3, 224, 224))  # doctest: +SKIP
+
+    ``example`` is a batch as the network takes it; the file takes batches of any size. ``classes``
+    and ``preprocess``, a :class:`finepruning.Preprocess`, go into it. ``int8`` are batches of the
+    person's samples: weights and activations become 8-bit integers, in the ranges seen there
+    (static quantisation by ONNX Runtime, by channel). ``reduce_range`` leaves weights 7 bits, as
+    processors without VNNI need (default: where this one has none).
+
+    Needs ``pip install 'finepruning[deploy]'`` for ONNX. Raises :class:`FinepruningError` where the
+    network cannot be exported, or where the file gives other answers than PyTorch does.
+    """
+    file = Path(path)
+    if file.suffix not in ENDINGS:
+        raise FinepruningError(f"{file}: give a name that ends in {' or '.join(ENDINGS)}")
+    if file.exists():
+        raise FinepruningError(f"{file}: exists already; remove it or give another name")
+    if not file.absolute().parent.is_dir():
+        raise FinepruningError(f"{file}: there is no folder {file.absolute().parent}")
+    if int8 is not None and file.suffix != ".onnx":
+        raise FinepruningError(f"{file}: int8 is for ONNX Runtime; give a name that ends in .onnx")
+    sample = _two(next(iter(read_batches([example]))))
+    answering = _Answering(copied(model).requires_grad_(False).cpu())
+    about = {
+        "format": 1, "version": __version__, "classes": None if classes is None else [*classes],
+        "preprocess": asdict(preprocess) if isinstance(preprocess, Preprocess) else None,
+        "names": [*_inputs(sample)],
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=file.absolute().parent, prefix=".export-") as aside:
+        made = Path(aside, "model" + file.suffix)
+        with _quietly(file), torch.no_grad():
+            if file.suffix == ".pt2":
+                program = torch.export.export(
+                    answering, *_arguments(sample), dynamic_shapes=_dynamic(sample)
+                )
+                torch.export.save(program, made, extra_files={KEY: json.dumps(about)})
+            else:
+                _to_onnx(answering, sample, made)
+        if file.suffix == ".onnx":
+            _label(made, about)
+            _compare(answering, sample, made, file)
+            if int8 is not None:
+                made = _to_int8(
+                    made, int8, not _has_vnni() if reduce_range is None else reduce_range
+                )
+                _label(made, about | {"int8": True})
+        os.replace(made, file)
+
+
+class _Answering(nn.Module):
+    """The network with nothing but its answers."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.eval()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return logits_of(self.model(*args, **kwargs))
+
+
+def _inputs(sample: Batch) -> dict[str, Any]:
+    return sample.inputs if isinstance(sample.inputs, dict) else {"input": sample.inputs}
+
+
+def _two(sample: Batch) -> Batch:
+    """Two samples: of one, a size that is 1 would be written into the file."""
+    if isinstance(sample.inputs, Tensor):
+        x = sample.inputs
+        return Batch(torch.cat([x, x])[:2] if len(x) < 2 else x[:2], 2)
+    inputs = {
+        k: (torch.cat([v, v])[:2] if len(v) < 2 else v[:2])
+        if isinstance(v, Tensor) and v.ndim and len(v) == sample.size
+        else v
+        for k, v in sample.inputs.items()
+    }
+    return Batch(inputs, 2)
+
+
+def _arguments(sample: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(sample.inputs, dict):
+        return (), dict(sample.inputs)
+    return (sample.inputs,), {}
+
+
+def _dynamic(sample: Batch) -> dict[str, Any]:
+    batch = torch.export.Dim("batch", min=1)
+
+    def of(value: Any) -> Any:
+        rows = isinstance(value, Tensor) and value.ndim and len(value) == 2
+        return {0: batch} if rows else None
+
+    if isinstance(sample.inputs, dict):
+        return {"kwargs": {k: of(v) for k, v in sample.inputs.items()}}
+    return {"args": (of(sample.inputs),)}
+
+
+def _to_onnx(answering: nn.Module, sample: Batch, made: Path) -> None:
+    args, kwargs = _arguments(sample)
+    program = torch.export.export(answering, args, kwargs, dynamic_shapes=_dynamic(sample))
+    torch.onnx.export(
+        program, (), str(made), input_names=[*_inputs(sample)], output_names=["output"],
+        dynamo=True, external_data=False, verbose=False,
+    )  # fmt: skip
+
+
+@contextmanager
+def _quietly(file: Path) -> Any:
+    """Without what exporters print; whatever they raise becomes one line."""
+    try:
+        before = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(io.StringIO()),
+            redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    except ImportError as error:
+        raise FinepruningError(
+            f"{file}: {error.name} is not installed; pip install 'finepruning[deploy]'"
+        ) from error
+    except FinepruningError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise FinepruningError(
+            f"{file}: PyTorch cannot export this network ({type(error).__name__}: {said})"
+        ) from error
+    finally:
+        logging.disable(before)
+
+
+def _label(made: Path, about: dict[str, Any]) -> None:
+    """Write labels and preprocessing into the file."""
+    import onnx
+
+    model = onnx.load(made)
+    onnx.helper.set_model_props(model, {KEY: json.dumps(about)})
+    onnx.save(model, made)
+
+
+def _compare(answering: nn.Module, sample: Batch, made: Path, file: Path) -> None:
+    with torch.no_grad():
+        args, kwargs = _arguments(sample)
+        wanted = answering(*args, **kwargs).float().numpy()
+    given = {k: v.numpy() for k, v in _inputs(sample).items() if isinstance(v, Tensor)}
+    deployed = Deployed(made)
+    for rows in (2, 1):
+        found = deployed.run({k: v[:rows] if len(v) == 2 else v for k, v in given.items()})
+        if not np.allclose(found, wanted[:rows], atol=NEAR * float(np.abs(wanted).max())):
+            apart = float(np.abs(found - wanted[:rows]).max())
+            raise FinepruningError(f"{file}: ONNX Runtime's answers differ by {apart:.2g}")
+
+
+def _to_int8(made: Path, batches: Iterable[Any], reduce_range: bool) -> Path:
+    """Static quantisation, in the ranges of some of the person's samples."""
+    from onnxruntime import quantization
+
+    def rows() -> Any:
+        seen = 0
+        for batch in read_batches(batches):
+            yield {k: v.numpy() for k, v in _inputs(batch).items() if isinstance(v, Tensor)}
+            seen += batch.size
+            if seen >= CALIBRATION:
+                return
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.rows = rows()
+
+        def get_next(self) -> Any:
+            return next(self.rows, None)
+
+    ready, small = made.with_name("ready.onnx"), made.with_name("int8.onnx")
+    with _quietly(made):
+        quantization.quant_pre_process(made, ready, skip_symbolic_shape=True)
+        quantization.quantize_static(
+            ready, small, Reader(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+            reduce_range=reduce_range, weight_type=quantization.QuantType.QInt8,
+            activation_type=quantization.QuantType.QUInt8,
+        )  # fmt: skip
+    return small
+
+
+def _has_vnni() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return any(f" {flag}" in flags for flag in VNNI)
