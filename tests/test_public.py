@@ -119,9 +119,9 @@ ABOVE = {
         "steps",
     },
     "hub": {"_errors", "data"},
-    "deploy": {"_errors", "artifact", "data", "network"},
+    "deploy": {"_errors", "_version", "artifact", "data", "network"},
     "scoring": {"_errors", "data"},
-    "research": {"core", "data", "hub", "network", "report", "steps"},
+    "research": {"core", "data", "deploy", "hub", "network", "report", "steps"},
 }  # fmt: skip
 """What each room may stand on. The command stands on what is public and on some of these."""
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from .data.front_end import FrontEnd
     from .data.images import ImageFolder
     from .data.pictures import Preprocess
+    from .deploy.export import export
+    from .deploy.runtime import Deployed
+    from .deploy.shrink import Small, load_small, shrink
     from .hub import Loaded, class_folders, load_model, open_folder
     from .network.kinds import register_layer
     from .network.layers import Layer
@@ -61,6 +64,11 @@ _ROOMS = {
     "class_folders": "hub",
     "load_model": "hub",
     "open_folder": "hub",
+    "Deployed": "deploy.runtime",
+    "Small": "deploy.shrink",
+    "export": "deploy.export",
+    "load_small": "deploy.shrink",
+    "shrink": "deploy.shrink",
     "register_layer": "network.kinds",
     "Layer": "network.layers",
     "LayerReport": "report.account",
@@ -79,6 +87,7 @@ import of that one would put itself in the name's place."""
 __all__ = [
     "AudioFolder",
     "Config",
+    "Deployed",
     "Drift",
     "Evaluation",
     "FinepruningError",
@@ -91,20 +100,24 @@ __all__ = [
     "Preprocess",
     "Report",
     "Result",
+    "Small",
     "Transcription",
     "__version__",
     "class_folders",
     "evaluate",
     "evaluate_transcripts",
+    "export",
     "find_texts",
     "load",
     "load_model",
+    "load_small",
     "match_classes",
     "monitor",
     "open_folder",
     "personalize",
     "read_report",
     "register_layer",
+    "shrink",
     "update",
     "wilson",
 ]

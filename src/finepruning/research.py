@@ -16,6 +16,7 @@ from .core.readout import ReadoutOptions, Skew, read_out, skew_of
 from .data.audio import find_audio, read_audio
 from .data.batches import BATCH_SIZE, count_items, logits_of, read_batches
 from .data.pictures import find_images, read_image
+from .deploy.bench import paired, sizes
 from .hub.resnet import resnet
 from .network.engine import Engine
 from .network.find import find_layers
@@ -58,6 +59,7 @@ __all__ = [
     "like",
     "logits_of",
     "observe",
+    "paired",
     "plan",
     "precise",
     "prune",
@@ -68,6 +70,7 @@ __all__ = [
     "repaired",
     "resnet",
     "saliency",
+    "sizes",
     "skew_of",
     "sparing",
     "spread",

@@ -14,7 +14,18 @@ from typing import Any, Protocol
 
 from .._errors import FinepruningError
 from .._version import __version__
-from . import evaluate, inspect, monitor, personalize, report, update
+from . import (
+    bench,
+    deployed,
+    evaluate,
+    export,
+    inspect,
+    monitor,
+    personalize,
+    report,
+    shrink,
+    update,
+)
 from .common import messages_aside, printable, say
 
 
@@ -35,6 +46,10 @@ COMMANDS: dict[str, Command] = {
     "evaluate": evaluate,
     "monitor": monitor,
     "update": update,
+    "shrink": shrink,
+    "export": export,
+    "run": deployed,
+    "bench": bench,
     "inspect": inspect,
     "report": report,
 }

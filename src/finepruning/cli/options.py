@@ -123,5 +123,13 @@ def share(text: str) -> float:
     return value
 
 
+def part(text: str) -> float:
+    """A share of what is there, as ``0.5`` or ``0.5x``."""
+    value = float(text.removesuffix("x"))
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give more than 0, at most 1, such as 0.5")
+    return value
+
+
 def words(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]

@@ -28,6 +28,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="of all answers, the share that may change where the sparsity is auto (0.12: of"
         " 100 answers, 12)",
     )  # fmt: skip
+    parser.add_argument(
+        "--macs", type=options.part, metavar="SHARE",
+        help="remove whole channels, until this share of the multiply-accumulates is left (0.5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--params", type=options.part, metavar="SHARE", help="the same of the weights"
+    )
     parser.add_argument("--effort", choices=["fast", "best", "paper"], default="best")
     parser.add_argument(
         "--no-readout",
@@ -107,7 +114,9 @@ def _config(args: argparse.Namespace, loaded: Loaded) -> Config:
     if args.classes is not None and args.task is None:
         task["kind"] = "classes"
     task["names"] = common.class_names(args, loaded)
+    structure = {"macs": args.macs, "params": args.params}
     return Config(
+        structure={name: value for name, value in structure.items() if value is not None},
         sparsity="auto" if args.sparsity is None else args.sparsity, choice=args.tolerance,
         effort=args.effort, seed=args.seed, readout=args.readout,
         norms=args.norms, check=args.check, observe={"rank": 0} if args.keep_nothing else None,

@@ -57,13 +57,7 @@ def export(
     Needs ``pip install 'finepruning[deploy]'`` for ONNX. Raises :class:`FinepruningError` where the
     network cannot be exported, or where the file gives other answers than PyTorch does.
     """
-    file = Path(path)
-    if file.suffix not in ENDINGS:
-        raise FinepruningError(f"{file}: give a name that ends in {' or '.join(ENDINGS)}")
-    if file.exists():
-        raise FinepruningError(f"{file}: exists already; remove it or give another name")
-    if not file.absolute().parent.is_dir():
-        raise FinepruningError(f"{file}: there is no folder {file.absolute().parent}")
+    file = check_file(path)
     if int8 is not None and file.suffix != ".onnx":
         raise FinepruningError(f"{file}: int8 is for ONNX Runtime; give a name that ends in .onnx")
     sample = _two(next(iter(read_batches([example]))))
@@ -88,10 +82,22 @@ def export(
             _compare(answering, sample, made, file)
             if int8 is not None:
                 made = _to_int8(
-                    made, int8, not _has_vnni() if reduce_range is None else reduce_range
+                    made, int8, not has_vnni() if reduce_range is None else reduce_range
                 )
                 _label(made, about | {"int8": True})
         os.replace(made, file)
+
+
+def check_file(path: str | os.PathLike[str]) -> Path:
+    """Raise :class:`FinepruningError` where no file can be written at ``path``."""
+    file = Path(path)
+    if file.suffix not in ENDINGS:
+        raise FinepruningError(f"{file}: give a name that ends in {' or '.join(ENDINGS)}")
+    if file.exists():
+        raise FinepruningError(f"{file}: exists already; remove it or give another name")
+    if not file.absolute().parent.is_dir():
+        raise FinepruningError(f"{file}: there is no folder {file.absolute().parent}")
+    return file
 
 
 class _Answering(nn.Module):
@@ -230,7 +236,8 @@ def _to_int8(made: Path, batches: Iterable[Any], reduce_range: bool) -> Path:
     return small
 
 
-def _has_vnni() -> bool:
+def has_vnni() -> bool:
+    """Whether this processor adds up 8-bit products without saturating."""
     try:
         flags = Path("/proc/cpuinfo").read_text()
     except OSError:

@@ -48,14 +48,18 @@ class Small:
         """Number of parameters."""
         return sum(p.numel() for p in self.model.parameters())
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a new folder: ``shapes.json`` and ``weights.safetensors``, no pickle."""
+    def save(
+        self, path: str | os.PathLike[str], *, source: Mapping[str, Any] | None = None
+    ) -> None:
+        """Write a new folder: ``shapes.json`` and ``weights.safetensors``, no pickle. ``source``
+        says where the network is from, for the command."""
         folder = Path(path)
         check_place(folder)
         folder.mkdir()
         about = {
             "format": FORMAT, "shapes": self.shapes, "removed": dict(self.removed),
-            "left": dict(self.left), "plain": self.plain,
+            "left": dict(self.left), "plain": dict(self.plain),
+            "source": None if source is None else dict(source),
         }  # fmt: skip
         tensors = {n: v.detach().clone().contiguous() for n, v in _tensors(self.model).items()}
         save_file(tensors, folder / WEIGHTS)
@@ -139,6 +143,15 @@ def load_small(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
             " give the folder that shrink wrote, and the model it was made of"
         ) from error
     return made.eval()
+
+
+def source_of(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Where the small network saved at ``path`` is from: the ``source`` that was given."""
+    try:
+        about: dict[str, Any] = json.loads(Path(path, SHAPES).read_text())
+    except (OSError, ValueError) as error:
+        raise FinepruningError(f"{path}: damaged ({error}); shrink anew") from error
+    return about
 
 
 def _read(model: nn.Module, readers: Mapping[str, Tensor]) -> Tensor:

@@ -1,0 +1,196 @@
+"""What the device gets: ResNet-50 for an owner of ten dog breeds, smaller, faster, how accurate.
+
+    python benchmarks/device.py [--draws 3] [--smoke]
+    python benchmarks/device.py --time      latencies of the files of draw 0, in one paired run
+
+Each point is a number of pixels and a share of the multiply-accumulates that stays; it is shrunk,
+exported, and scored as ONNX Runtime runs it, in float32 and in int8. Beside each stand the controls
+with nothing pruned: fewer pixels, int8, and both. 128 unlabelled photos; accuracy over all 1,000
+outputs, and told the ten classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import append_row, read_rows, result_file
+from networks import load_network, need
+from torch import Tensor, nn
+from users import dogs_users
+
+import finepruning
+from finepruning import Config, Deployed, Preprocess, export, shrink
+from finepruning.research import find_images, paired, read_image, sizes
+
+FILES = Path(__file__).parent.parent / "build" / "device"
+N = 128
+POINTS = (
+    *((160, 0.6), (160, 0.4), (128, 0.6), (128, 0.4), (128, 0.25)),
+    *((224, 0.5), (160, 0.25), (112, 0.4), (224, 0.33)),
+)
+WHOLE = ((224, 1.0), (160, 1.0), (128, 1.0), (112, 1.0), (96, 1.0))
+FORMS = ("float32", "int8")
+
+
+@dataclass
+class DeviceRow:
+    """How one file does."""
+
+    draw: int
+    pixels: int
+    macs: float
+    """Share of the multiply-accumulates that stays, at these pixels; 1: nothing is pruned."""
+    form: str
+    correct: int
+    told: int
+    total: int
+    seconds: float
+    """That personalising took; of nothing pruned 0."""
+    params: int
+    bytes: int
+    download: int
+
+
+@dataclass
+class LatencyRow:
+    """How fast one file is, beside the dense one."""
+
+    pixels: int
+    macs: float
+    form: str
+    batch: int
+    median: float
+    low: float
+    high: float
+    times: float
+
+
+class Photos:
+    """Photos of one draw, at any number of pixels."""
+
+    def __init__(self, draw: int, smoke: bool) -> None:
+        root = need("imagenet") / "dogs"
+        self._paths = find_images(root / "unlabelled")[0] + find_images(root / "test")[0]
+        self.user = [*dogs_users(draw + 1)][draw]
+        self.own, self.test = self.user.own[: 16 if smoke else N], self.user.tested
+        self.test = self.test[:: 25 if smoke else 1]
+
+    def tensors(self, numbers: Tensor, pixels: int) -> Tensor:
+        """The network's inputs ``(N, 3, pixels, pixels)``."""
+        preprocess = prepared(pixels)
+        with ThreadPoolExecutor(2) as threads:
+            paths = [self._paths[i] for i in numbers.tolist()]
+            return torch.stack([*threads.map(lambda p: preprocess(read_image(p)), paths)])
+
+
+def prepared(pixels: int) -> Preprocess:
+    """The usual share of the picture, at fewer pixels."""
+    return Preprocess(resize=round(pixels * 256 / 224), crop=pixels)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--time", action="store_true")
+    parser.add_argument("--smoke", action="store_true", help="few photos, one point")
+    args = parser.parse_args()
+    need("imagenet")
+    if args.time:
+        latencies()
+        return
+    path = result_file("device-resnet50" + "-smoke" * args.smoke)
+    path.parent.mkdir(exist_ok=True)
+    if args.smoke:
+        path.unlink(missing_ok=True)
+    done = {(r.draw, r.pixels, r.macs) for r in read_rows(path, DeviceRow)}
+    points = [(112, 0.5)] if args.smoke else [*WHOLE, *POINTS]
+    model = load_network("resnet50")
+    for draw in range(1 if args.smoke else args.draws):
+        photos = Photos(draw, args.smoke)
+        for pixels, macs in points:
+            if (draw, pixels, macs) not in done:
+                for row in measured(model, photos, draw, pixels, macs):
+                    append_row(path, row)
+                    share = [f"{100 * n / row.total:5.1f}" for n in (row.correct, row.told)]
+                    print(draw, pixels, macs, row.form, *share, f"{row.bytes / 1e6:.1f} MB",
+                          f"{row.seconds:.0f} s", flush=True)  # fmt: skip
+
+
+def measured(
+    model: nn.Module, photos: Photos, draw: int, pixels: int, macs: float
+) -> list[DeviceRow]:
+    """One point, in both forms."""
+    own = photos.tensors(photos.own, pixels)
+    seconds, network = 0.0, model
+    if macs < 1:
+        started = time.perf_counter()
+        config = Config(structure={"macs": macs})
+        result = finepruning.personalize(model, own.split(16), config=config, progress=False)
+        seconds = time.perf_counter() - started
+        network = shrink(result.model, own[:2]).model
+    test, rows = photos.tensors(photos.test, pixels).numpy(), []
+    for form in FORMS:
+        file = FILES / f"{draw}-{pixels}-{macs}-{form}.onnx"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)
+        calibration = own.split(16) if form == "int8" else None
+        export(network, file, own[:2], preprocess=prepared(pixels), int8=calibration)
+        deployed = Deployed(file)
+        outputs = np.concatenate([deployed.run(x) for x in np.array_split(test, 16)])
+        labels, told = photos.user.pool.truth[photos.test].numpy(), np.array(photos.user.classes)
+        among = told[outputs[:, told].argmax(1)]
+        held, download = sizes([file])
+        rows.append(
+            DeviceRow(
+                draw,
+                pixels,
+                macs,
+                form,
+                int((outputs.argmax(1) == labels).sum()),
+                int((among == labels).sum()),
+                len(labels),
+                seconds,
+                sum(p.numel() for p in network.parameters()),
+                held,
+                download,
+            )
+        )
+        if draw:
+            file.unlink()  # those of draw 0 are timed
+    return rows
+
+
+def latencies() -> None:
+    """Time the files of draw 0 in turn, two threads."""
+    path = result_file("device-latency-resnet50")
+    path.unlink(missing_ok=True)
+    points = [(p, m, f) for p, m in (*WHOLE, *POINTS) for f in FORMS]
+    files = {point: FILES / "0-{}-{}-{}.onnx".format(*point) for point in points}
+    deployed = {point: Deployed(file, 2) for point, file in files.items() if file.is_file()}
+    for batch in (1, 16):
+        inputs = {p: np.zeros((batch, 3, p, p), np.float32) for p, _, _ in deployed}
+        for x in inputs.values():
+            x += np.random.default_rng(0).normal(size=x.shape).astype(np.float32)
+        names = {"{} {} {}".format(*point): point for point in deployed}
+        calls = {n: _call(deployed[p], inputs[p[0]]) for n, p in names.items()}
+        for timing in paired(calls, next(iter(calls)), 15):
+            pixels, macs, form = names[timing.name]
+            row = LatencyRow(
+                pixels, macs, form, batch, timing.median, timing.low, timing.high, timing.times
+            )
+            append_row(path, row)
+            print(f"{timing.name:24} batch {batch:2} {timing.median:8.1f} ms {timing.times:6.2f}")
+
+
+def _call(deployed: Deployed, x: np.ndarray) -> object:
+    return lambda: deployed.run(x)
+
+
+if __name__ == "__main__":
+    main()
