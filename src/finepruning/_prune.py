@@ -17,7 +17,7 @@ from ._errors import FinepruningError
 from .core.fit import Solution
 from .core.plan import budget, plan
 from .core.readout import Readout
-from .network.channels import find_channels
+from .network.channels import find_channels, proven
 from .network.engine import Engine
 from .network.find import Found
 from .network.layers import precise
@@ -70,6 +70,7 @@ class Pruner:
             return sample.to(self.engine.device).call(model)
 
         channels = find_channels(self.engine.replica(), call, usable)
+        channels = proven(self.engine.replica(), call, channels)
         if not channels.groups:
             why = "; ".join(f"{name}: {reason}" for name, reason in [*channels.left.items()][:2])
             raise FinepruningError(f"channels: none can go ({why}); prune weights instead")

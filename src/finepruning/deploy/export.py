@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,10 @@ def export(
     file = check_file(path)
     if int8 is not None and file.suffix != ".onnx":
         raise FinepruningError(f"{file}: int8 is for ONNX Runtime; give a name that ends in .onnx")
+    for library in ("onnx", "onnxscript", "onnxruntime") if file.suffix == ".onnx" else ():
+        _need(library)
     sample = _two(next(iter(read_batches([example]))))
-    answering = _Answering(copied(model).requires_grad_(False).cpu())
+    answering = _Answering(copied(model).requires_grad_(False).cpu(), sample)
     about = {
         "format": 1, "version": __version__, "classes": None if classes is None else [*classes],
         "preprocess": asdict(preprocess) if isinstance(preprocess, Preprocess) else None,
@@ -71,10 +74,8 @@ def export(
         made = Path(aside, "model" + file.suffix)
         with _quietly(file), torch.no_grad():
             if file.suffix == ".pt2":
-                program = torch.export.export(
-                    answering, *_arguments(sample), dynamic_shapes=_dynamic(sample)
-                )
-                torch.export.save(program, made, extra_files={KEY: json.dumps(about)})
+                extra = {KEY: json.dumps(about)}
+                torch.export.save(_program(answering, sample), made, extra_files=extra)
             else:
                 _to_onnx(answering, sample, made)
         if file.suffix == ".onnx":
@@ -86,6 +87,15 @@ def export(
                 )
                 _label(made, about | {"int8": True})
         os.replace(made, file)
+
+
+def _need(library: str) -> None:
+    try:
+        import_module(library)
+    except ImportError as error:
+        raise FinepruningError(
+            f"export: {library} is not installed; pip install 'finepruning[deploy]'"
+        ) from error
 
 
 def check_file(path: str | os.PathLike[str]) -> Path:
@@ -101,18 +111,25 @@ def check_file(path: str | os.PathLike[str]) -> Path:
 
 
 class _Answering(nn.Module):
-    """The network with nothing but its answers."""
+    """The network as a function of tensors, one behind the other, with nothing but its answers."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, sample: Batch) -> None:
         super().__init__()
         self.model = model.eval()
+        named = sample.inputs if isinstance(sample.inputs, dict) else {}
+        self.names = [k for k, v in named.items() if isinstance(v, Tensor)]
+        self.fixed = {k: v for k, v in named.items() if not isinstance(v, Tensor)}
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return logits_of(self.model(*args, **kwargs))
+    def forward(self, *args: Tensor) -> Any:
+        if not self.names:
+            return logits_of(self.model(*args))
+        return logits_of(self.model(**dict(zip(self.names, args, strict=True)), **self.fixed))
 
 
-def _inputs(sample: Batch) -> dict[str, Any]:
-    return sample.inputs if isinstance(sample.inputs, dict) else {"input": sample.inputs}
+def _inputs(sample: Batch) -> dict[str, Tensor]:
+    """The tensors of a batch, by name."""
+    given = sample.inputs if isinstance(sample.inputs, dict) else {"input": sample.inputs}
+    return {k: v for k, v in given.items() if isinstance(v, Tensor)}
 
 
 def _two(sample: Batch) -> Batch:
@@ -129,30 +146,17 @@ def _two(sample: Batch) -> Batch:
     return Batch(inputs, 2)
 
 
-def _arguments(sample: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(sample.inputs, dict):
-        return (), dict(sample.inputs)
-    return (sample.inputs,), {}
-
-
-def _dynamic(sample: Batch) -> dict[str, Any]:
-    batch = torch.export.Dim("batch", min=1)
-
-    def of(value: Any) -> Any:
-        rows = isinstance(value, Tensor) and value.ndim and len(value) == 2
-        return {0: batch} if rows else None
-
-    if isinstance(sample.inputs, dict):
-        return {"kwargs": {k: of(v) for k, v in sample.inputs.items()}}
-    return {"args": (of(sample.inputs),)}
+def _program(answering: nn.Module, sample: Batch) -> Any:
+    """As PyTorch exports it, for batches of any size."""
+    batch, given = torch.export.Dim("batch", min=1), [*_inputs(sample).values()]
+    sizes = tuple({0: batch} if v.ndim and len(v) == sample.size else None for v in given)
+    return torch.export.export(answering, tuple(given), dynamic_shapes=(sizes,))
 
 
 def _to_onnx(answering: nn.Module, sample: Batch, made: Path) -> None:
-    args, kwargs = _arguments(sample)
-    program = torch.export.export(answering, args, kwargs, dynamic_shapes=_dynamic(sample))
     torch.onnx.export(
-        program, (), str(made), input_names=[*_inputs(sample)], output_names=["output"],
-        dynamo=True, external_data=False, verbose=False,
+        _program(answering, sample), (), str(made), input_names=[*_inputs(sample)],
+        output_names=["output"], dynamo=True, external_data=False, verbose=False,
     )  # fmt: skip
 
 
@@ -169,10 +173,6 @@ def _quietly(file: Path) -> Any:
         ):
             warnings.simplefilter("ignore")
             yield
-    except ImportError as error:
-        raise FinepruningError(
-            f"{file}: {error.name} is not installed; pip install 'finepruning[deploy]'"
-        ) from error
     except FinepruningError:
         raise
     except Exception as error:
@@ -195,9 +195,8 @@ def _label(made: Path, about: dict[str, Any]) -> None:
 
 def _compare(answering: nn.Module, sample: Batch, made: Path, file: Path) -> None:
     with torch.no_grad():
-        args, kwargs = _arguments(sample)
-        wanted = answering(*args, **kwargs).float().numpy()
-    given = {k: v.numpy() for k, v in _inputs(sample).items() if isinstance(v, Tensor)}
+        wanted = answering(*_inputs(sample).values()).float().numpy()
+    given = {k: v.numpy() for k, v in _inputs(sample).items()}
     deployed = Deployed(made)
     for rows in (2, 1):
         found = deployed.run({k: v[:rows] if len(v) == 2 else v for k, v in given.items()})
@@ -213,7 +212,7 @@ def _to_int8(made: Path, batches: Iterable[Any], reduce_range: bool) -> Path:
     def rows() -> Any:
         seen = 0
         for batch in read_batches(batches):
-            yield {k: v.numpy() for k, v in _inputs(batch).items() if isinstance(v, Tensor)}
+            yield {k: v.numpy() for k, v in _inputs(batch).items()}
             seen += batch.size
             if seen >= CALIBRATION:
                 return

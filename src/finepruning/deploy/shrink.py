@@ -10,22 +10,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .._errors import FinepruningError
 from ..artifact.layout import check_place
-from ..data.batches import Batch, logits_of, read_batches
-from ..network.channels import LAYERS, find_channels, remove
+from ..data.batches import read_batches
+from ..network.channels import LAYERS, find_channels, removed
 from ..network.copying import copied
 from ..network.plain import become
 
 FORMAT = 1
 SHAPES, WEIGHTS = "shapes.json", "weights.safetensors"
-NEAR = 1e-3
-"""Of the largest output, how far two networks that are the same may differ by rounding."""
 
 
 @dataclass(frozen=True)
@@ -88,26 +85,10 @@ def shrink(
     channels = find_channels(copied(model), sample.call, names)
     kept = {g.name: _read(whole, g.readers) for g in channels.groups}
     kept = {name: stays for name, stays in kept.items() if not bool(stays.all())}
-    with torch.no_grad():
-        wanted = _outputs(whole, sample)
-    left = dict(channels.left)
-    done: dict[str, Tensor] = {}
-    made = whole
-    todo = [sorted(kept)] if kept else []
-    while todo:  # all at once; where that does not work, halves, down to the one that is to blame
-        names_ = todo.pop()
-        tried = {**done, **{name: kept[name] for name in names_}}
-        small, why = _without(model, sample, tried, wanted)
-        if small is not None:
-            done, made = tried, small
-        elif len(names_) > 1:
-            half = len(names_) // 2
-            todo += [names_[half:], names_[:half]]
-        else:
-            left[names_[0]] = why
-    shapes = _differences(whole, made)
+    made, done, left = removed(model, sample.call, kept)
     gone = {name: int((~stays).sum()) for name, stays in done.items()}
-    return Small(made.eval(), shapes, gone, left, plain or {})
+    shapes = _differences(whole, made)
+    return Small(made.eval(), shapes, gone, {**channels.left, **left}, plain or {})
 
 
 def load_small(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
@@ -165,28 +146,6 @@ def _read(model: nn.Module, readers: Mapping[str, Tensor]) -> Tensor:
     if not bool(stays.any()):
         stays[0] = True
     return stays
-
-
-def _without(
-    model: nn.Module, sample: Batch, kept: Mapping[str, Tensor], wanted: list[Tensor]
-) -> tuple[nn.Module | None, str]:
-    """The network without channels; or why not."""
-    small = copied(model)
-    try:
-        remove(small, sample.call, kept)
-        with torch.no_grad():
-            found = _outputs(small, sample)
-    except Exception as error:  # code that has sizes written into it fails in its own way
-        return None, f"without its channels the network fails ({str(error)[:100]})"
-    for a, b in zip(found, wanted, strict=True):
-        if a.shape != b.shape or not torch.allclose(a, b, atol=NEAR * float(b.abs().max())):
-            return None, "without its channels the network gives something else"
-    return small, ""
-
-
-def _outputs(model: nn.Module, sample: Batch) -> list[Tensor]:
-    output = logits_of(sample.call(model))
-    return [t.float() for t in (output if isinstance(output, (list, tuple)) else [output])]
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

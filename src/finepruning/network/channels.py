@@ -10,8 +10,8 @@ end in the network's outputs, are left whole, and named.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .._errors import FinepruningError
+from ..data.batches import logits_of
+from .copying import copied
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,13 @@ class Group:
     """The layer that writes them, or the first of several."""
     channels: int
     writers: Mapping[str, Tensor]
-    """By layer: the row of its weight that writes each channel, ``(C,)``."""
+    """By layer: the row of its weight that writes each channel, ``(C,)``; -1: it does not write
+    that one, but another layer that is concatenated with it."""
     readers: Mapping[str, Tensor]
     """By layer: the input channels that read each channel, ``(C, n)``; it may be flattened."""
-    between: tuple[str, ...]
-    """Norms and depthwise convolutions on the way."""
+    between: Mapping[str, Tensor]
+    """Norms and depthwise convolutions on the way: by name, where each channel lies ``(C,)``, or
+    -1."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,78 @@ def remove(model: nn.Module, call: Callable[[nn.Module], Any], kept: Mapping[str
         root = model.get_submodule(name)
         way = graph.get_pruner_of_module(root).prune_out_channels
         graph.get_pruning_group(root, way, gone).prune()
+
+
+def removed(
+    model: nn.Module, call: Callable[[nn.Module], Any], kept: Mapping[str, Tensor]
+) -> tuple[nn.Module, dict[str, Tensor], dict[str, str]]:
+    """A copy of ``model`` without the channels that are not ``kept``, of which nothing may be read.
+
+    All at once; where the copy fails then, or answers otherwise, in halves, down to the groups
+    that are to blame. Returns it, the groups that it has been done to, and why not to the others.
+    """
+    with torch.no_grad():
+        wanted = _answers(call(copied(model)))
+    made, done, left = copied(model), dict[str, Tensor](), dict[str, str]()
+    todo = [sorted(kept)] if kept else []
+    while todo:
+        names = todo.pop()
+        tried = {**done, **{name: kept[name] for name in names}}
+        small, why = _without(model, call, tried, wanted)
+        if small is not None:
+            made, done = small, tried
+        elif len(names) > 1:
+            half = len(names) // 2
+            todo += [names[half:], names[:half]]
+        else:
+            left[names[0]] = why
+    return made, done, left
+
+
+def proven(
+    model: nn.Module, call: Callable[[nn.Module], Any], channels: Channels, seed: int = 0
+) -> Channels:
+    """The groups of which a half, drawn at random and read no more, can really go."""
+    generator = torch.Generator().manual_seed(seed)
+    blank, kept = copied(model), {}
+    for group in channels.groups:
+        stays = torch.rand(group.channels, generator=generator) < 0.5
+        stays[0], stays[-1] = True, False
+        kept[group.name] = stays
+        for name, columns in group.readers.items():
+            weight: Any = blank.get_submodule(name).weight
+            weight.data[:, columns[~stays].flatten()] = 0
+    _, done, left = removed(blank, call, kept)
+    groups = tuple(g for g in channels.groups if g.name in done)
+    return replace(channels, groups=groups, left={**channels.left, **left})
+
+
+def _without(
+    model: nn.Module,
+    call: Callable[[nn.Module], Any],
+    kept: Mapping[str, Tensor],
+    wanted: Sequence[Tensor],
+) -> tuple[nn.Module | None, str]:
+    small = copied(model)
+    try:
+        remove(small, call, kept)
+        with torch.no_grad():
+            found = _answers(call(small))
+    except Exception as error:  # code that has sizes written into it fails in its own way
+        return None, f"without its channels the network fails ({str(error)[:100]})"
+    for a, b in zip(found, wanted, strict=True):
+        if a.shape != b.shape or not torch.allclose(a, b, atol=NEAR * float(b.abs().max())):
+            return None, "without its channels the network gives something else"
+    return small, ""
+
+
+def _answers(output: Any) -> list[Tensor]:
+    found = logits_of(output)
+    return [t.float() for t in (found if isinstance(found, (list, tuple)) else [found])]
+
+
+NEAR = 1e-3
+"""Of the largest output, how far two networks that are the same may differ by rounding."""
 
 
 def _torch_pruning() -> Any:
@@ -156,6 +232,11 @@ class _Sums:
             hook.remove()
         self._given.pop(None, None)  # of the network's own input
         todo, seen = [t.grad_fn for t in _tensors(output)], set()
+        if not todo:
+            raise FinepruningError(
+                "channels: the network cannot be followed (its outputs do not lead back to its"
+                " weights: is there a torch.no_grad() in its forward?)"
+            )
         while todo:
             node = todo.pop()
             if node is None or node in seen:
@@ -227,30 +308,45 @@ def _group(name: str, found: Any, names: Mapping[nn.Module, str]) -> Group | Non
     channels = len(found[0].idxs)
     writers: dict[str, Tensor] = {}
     readers: dict[str, list[tuple[int, int]]] = {}
-    between: list[str] = []
+    between: dict[str, Tensor] = {}
     for item in found:
         target, reads = item.dep.target, item.dep.handler.__name__ == "prune_in_channels"
         roots = item.root_idxs or item.idxs
         pairs = [*zip(roots, item.idxs, strict=True)]
-        if target.type not in (kinds.CONV, kinds.LINEAR):
-            if target.module in names:
-                between.append(names[target.module])
+        if target.module not in names:
             continue
         layer = names[target.module]
-        if reads:
+        if reads and target.type in (kinds.CONV, kinds.LINEAR):
             readers.setdefault(layer, []).extend(pairs)
-        else:
-            rows = torch.full((channels,), -1)
-            for root, index in pairs:
-                rows[root] = index
-            if len(pairs) != channels or layer in writers or bool((rows < 0).any()):
-                return None
-            writers[layer] = rows
+            continue
+        rows = torch.full((channels,), -1)
+        for root, index in pairs:
+            rows[root] = index
+        held = writers if target.type in (kinds.CONV, kinds.LINEAR) else between
+        if len(dict(pairs)) != len(pairs) or layer in held:
+            return None
+        held[layer] = rows
     columns = {layer: _each(pairs, channels) for layer, pairs in readers.items()}
-    if any(c is None for c in columns.values()):
+    modules = {name: module for module, name in names.items()}
+    for held, axis in ((writers, 0), (between, 0)):
+        for layer, rows in held.items():
+            if int(rows.max()) >= _size(modules[layer], axis):
+                return None  # where the network's own input is among what is concatenated
+    for layer, pairs in readers.items():
+        if max(index for _, index in pairs) >= _size(modules[layer], 1):
+            return None
+    written = sum((rows >= 0) for rows in writers.values())
+    if any(c is None for c in columns.values()) or not bool(torch.as_tensor(written).all()):
         return None
     whole = {layer: c for layer, c in columns.items() if c is not None}
-    return Group(name, channels, writers, whole, tuple(between))
+    return Group(name, channels, writers, whole, between)
+
+
+def _size(module: nn.Module, axis: int) -> int:
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor):
+        return weight.shape[axis]
+    return int(getattr(module, "num_features", 0))  # a norm without parameters
 
 
 def _each(pairs: list[tuple[int, int]], channels: int) -> Tensor | None:

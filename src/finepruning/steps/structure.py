@@ -159,12 +159,11 @@ def structure(
         for name, read in group.readers.items():
             live = columns.setdefault(name, np.ones(layers[name].matrix().shape[2], dtype=bool))
             live[columns_of_channels(layers[name], read)[~stays].reshape(-1)] = False
-        for name, written in group.writers.items():
-            live = rows.setdefault(name, np.ones(len(layers[name].weight), dtype=bool))
-            live[written.numpy()[~stays]] = False
-        for name in group.between:
-            if name in layers:
-                rows[name] = stays
+        for name, written in (*group.writers.items(), *group.between.items()):
+            if name in layers:  # the others are norms
+                live = rows.setdefault(name, np.ones(len(layers[name].weight), dtype=bool))
+                gone = written.numpy()[~stays]
+                live[gone[gone >= 0]] = False
     return Structure(kept, columns, rows, channels.left)
 
 

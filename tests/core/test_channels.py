@@ -1,0 +1,147 @@
+"""Which channels go, and what that misses, against plain least squares in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finepruning.core.channels import (
+    ChannelOptions,
+    Path,
+    Reader,
+    eliminate,
+    refitted,
+    spend,
+)
+from finepruning.core.evidence import Evidence, Sampled
+from finepruning.core.fit import FitOptions
+from finepruning.core.moments import Marginals
+
+FAINT = ChannelOptions(hold=1e-9, ridge=1e-9, at_once=1000)
+PLAIN = FitOptions(repair=0.0, floor=1e-12)
+
+
+def reader(seed: int, channels: int, n: int, outputs: int) -> Reader:
+    random = np.random.default_rng(seed)
+    D = channels * n
+    X = random.normal(size=(200, D)) @ random.normal(size=(D, D))
+    H, W = X.T @ X / 200, random.normal(size=(outputs, D))
+    columns = random.permutation(D).reshape(channels, n)
+    return Reader(H, W, float(((W @ H) * W).sum()), columns)
+
+
+def least_missed(one: Reader, gone: list[int]) -> float:
+    """What refitted columns miss at the least, of the variance: by the normal equations."""
+    S = one.columns[gone].reshape(-1)
+    K = np.setdiff1d(np.arange(len(one.H)), S)
+    V = np.zeros_like(one.W)
+    V[:, K] = np.linalg.solve(one.H[np.ix_(K, K)], one.H[K] @ one.W.T).T
+    E = V - one.W
+    return float(((E @ one.H) * E).sum() / one.variance)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 999), st.integers(2, 6), st.integers(1, 3), st.integers(1, 4))
+def test_what_is_missed_is_what_least_squares_misses(
+    seed: int, channels: int, n: int, outputs: int
+) -> None:
+    readers = [reader(seed, channels, n, outputs), reader(seed + 1, channels, n, 2)]
+    path = eliminate(readers, FAINT)
+    assert sorted(path.order) == list(range(channels))
+    for count in range(channels):
+        wanted = sum(least_missed(r, path.order[:count].tolist()) for r in readers)
+        assert path.missed[count] == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 999))
+def test_the_first_to_go_is_the_one_that_misses_least(seed: int) -> None:
+    one = reader(seed, 5, 2, 3)
+    first = eliminate([one], FAINT).order[0]
+    alone = [least_missed(one, [c]) for c in range(5)]
+    assert alone[first] == pytest.approx(min(alone), rel=1e-4, abs=1e-9)
+
+
+def test_both_libraries_give_the_same() -> None:
+    one = reader(3, 8, 2, 3)
+    two = Reader(torch.from_numpy(one.H), torch.from_numpy(one.W), one.variance, one.columns)
+    a, b = eliminate([one]), eliminate([two])
+    assert a.order.tolist() == b.order.tolist()
+    assert np.allclose(a.missed, b.missed)
+
+
+def test_a_dead_channel_goes_first_and_misses_nothing() -> None:
+    one = reader(0, 4, 1, 3)
+    one.H[2] = one.H[:, 2] = 0
+    path = eliminate([one])
+    assert path.order[0] == 2
+    assert path.missed[1] < 1e-4  # what holds on to the weights counts a little
+    assert path.kept(3).tolist() == [True, True, False, True]
+
+
+# --- The budget
+
+
+def line(*missed: float) -> Path:
+    return Path(np.arange(len(missed) - 1), np.array(missed))
+
+
+@settings(max_examples=30)
+@given(st.lists(st.floats(0.01, 5), min_size=2, max_size=5), st.floats(0.2, 1))
+def test_the_budget_is_kept_and_no_group_is_emptied(slopes: list[float], target: float) -> None:
+    paths = {str(i): line(*(s * np.arange(65.0))) for i, s in enumerate(slopes)}
+    whole = 64.0 * len(slopes)
+    kept = spend(paths, lambda k: sum(k.values()), target * whole)
+    assert sum(kept.values()) <= max(target, 0.07) * whole
+    assert min(kept.values()) >= 3
+    order = sorted(kept, key=lambda n: slopes[int(n)])
+    assert [kept[n] for n in order] == sorted(kept.values())
+
+
+def test_what_cannot_be_reached_is_gone_towards() -> None:
+    kept = spend({"a": line(*range(33))}, lambda k: 100.0 + k["a"], 10)
+    assert 2 <= kept["a"] <= 3
+
+
+# --- The refit
+
+
+def evidence(X: np.ndarray, Y: np.ndarray, free: bool = True) -> Evidence:
+    n = X.shape[1]
+    each = np.arange(n)
+    sampled = {0: Sampled((n, 1), each, each * 0, Y, x=lambda: X)}
+    return Evidence(Marginals.of(X), Marginals.of(Y), n, sampled=sampled, free_bias=free)
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_what_stays_is_the_least_squares_fit(free: bool) -> None:
+    random = np.random.default_rng(1)
+    X = random.normal(size=(1, 300, 6)) + 1
+    W = random.normal(size=(1, 3, 6))
+    Y = X @ W.mT + 2 + 0.1 * random.normal(size=(1, 300, 3))
+    live = np.array([True, False, True, True, False, True])
+    found = refitted(W, evidence(X, Y, free), live, PLAIN, FAINT)
+    assert not found.weights[:, :, ~live].any()
+    A = X[0][:, live]
+    if free:
+        A = np.hstack([A, np.ones((300, 1))])
+    wanted, *_ = np.linalg.lstsq(A, Y[0], rcond=None)
+    assert np.allclose(found.weights[0][:, live], wanted[: live.sum()].T, atol=1e-6)
+    if free:
+        assert found.bias is not None
+        assert np.allclose(found.bias[0], wanted[-1], atol=1e-6)
+        missed = ((A @ wanted - Y[0]) ** 2).mean() / Y[0].var(0).mean()
+        assert found.error == pytest.approx(missed, rel=1e-6)
+    else:
+        assert found.bias is None
+
+
+def test_a_strong_ridge_holds_on_to_the_weights() -> None:
+    random = np.random.default_rng(2)
+    X, W = random.normal(size=(1, 50, 4)), random.normal(size=(1, 2, 4))
+    Y = random.normal(size=(1, 50, 2))
+    found = refitted(W, evidence(X, Y), None, PLAIN, ChannelOptions(ridge=1e6))
+    assert np.allclose(found.weights, W, atol=1e-3)
