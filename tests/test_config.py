@@ -379,6 +379,8 @@ ELSEWHERE = {
     "network.engine.TRIM_FROM": "when memory is given back, not what comes out",
     "core.moments.PART": "how sums are computed, not what comes out",
     "core.arrays.BLOCK": "how a product is computed, not what comes out",
+    "core.channels.COMPACT": "how a path is computed, not what it is",
+    "network.channels.NEAR": "rounding",
     "core.drift.FEWEST": "of fewer samples a covariance has no squares",
     "steps.watch.MEANS": "samples that are looked at for drift, of which fewer do",
     "steps.watch.SOME": "how a covariance is made compact, not what it is",

@@ -108,6 +108,7 @@ class _Elimination:
         self.P = _inverse(A)
         self.W, self.total, self.missed = reader.W, reader.variance + TINY, 0.0
         self.columns = reader.columns
+        self.gone = np.zeros(len(each), dtype=bool)
 
     def scores(self) -> np.ndarray:
         """What each channel's removal alone would miss more ``(C,)``."""
@@ -121,17 +122,23 @@ class _Elimination:
     def remove(self, goes: np.ndarray) -> None:
         """Remove some of the channels that are left, by their place among these."""
         S = self.columns[goes].reshape(-1)
-        stays = np.ones(self.P.shape[0], dtype=bool)
-        stays[S] = False
-        K = np.flatnonzero(stays)
-        inverse = _inverse(self.P[S][:, S])
+        across = self.P[S]
+        inverse = _inverse(across[:, S])
         W = self.W[:, S] @ inverse
         self.missed += float(double(W * self.W[:, S]).sum()) / self.total
-        across = self.P[S][:, K]
-        self.W = self.W[:, K] - W @ across
-        self.P = self.P[K][:, K] - across.T @ (inverse @ across)
-        place = np.cumsum(stays) - 1
-        self.columns = place[np.delete(self.columns, goes, 0)]
+        self.W = self.W - W @ across
+        self.P -= across.T @ (inverse @ across)  # rows and columns of S are zero from now on
+        self.columns = np.delete(self.columns, goes, 0)
+        self.gone[S] = True
+        if self.gone.mean() > COMPACT:  # a copy each time would take longer than the arithmetic
+            stays = np.flatnonzero(~self.gone)
+            self.P, self.W = self.P[stays][:, stays], self.W[:, stays]
+            self.columns = (np.cumsum(~self.gone) - 1)[self.columns]
+            self.gone = self.gone[stays]
+
+
+COMPACT = 0.25
+"""Share of columns that are gone before they are left out. How it is computed, not what it is."""
 
 
 def _inverse(A: Matrix) -> Matrix:
