@@ -21,7 +21,7 @@ from .network.channels import find_channels, proven
 from .network.engine import Engine
 from .network.find import Found
 from .network.layers import precise
-from .steps.check import check
+from .steps.check import Check, check
 from .steps.choose import Choice, choose
 from .steps.observation import Observation
 from .steps.paper import prune_by_activity
@@ -61,8 +61,9 @@ class Pruner:
         add_shift(self.found, seen, self.answer)
         return done
 
-    def restructure(self) -> Pruning:
-        """Take out whole channels, and refit all that stays."""
+    def restructure(self) -> tuple[Pruning, float]:
+        """Take out whole channels, and refit all that stays; and the multiply-accumulates that
+        choosing them took."""
         options, sample = self.config.structure, self.seen.calibration[0].take(0)
         usable = {layer.name for layer in self.found.layers if layer.groups == 1}
 
@@ -96,7 +97,7 @@ class Pruner:
                 observed=self.config.observe, beside=shortcuts,
             )  # fmt: skip
         add_shift(self.found, self.seen, self.answer)
-        return done
+        return done, sum(path.macs for path in made.values())
 
     def choose(self, task: str) -> Choice:
         """Try sparsities, and choose. The network stays as it is."""
@@ -176,3 +177,26 @@ def add_shift(found: Found, seen: Observation, answer: Readout | None) -> None:
     shift = torch.from_numpy(answer.shift) / seen.trace.gain
     bias = head.bias if head.bias is not None else head.weight.new_zeros(len(shift))
     head.write_bias(bias + shift.to(bias))
+
+
+def notes_on(config: Config, found: Found, seen: Observation, checked: Check) -> tuple[str, ...]:
+    """What a network that was to cost less costs its user, and where it costs more than asked."""
+    notes = []
+    times = seen.trace.positions if config.structure.macs is not None else {}
+    cost = {layer.name: times.get(layer.name, 1) for layer in found.layers}
+    whole = sum(layer.size * cost[layer.name] for layer in found.layers)
+    stays = sum(int((layer.weight != 0).sum()) * cost[layer.name] for layer in found.layers)
+    wanted = config.structure.macs or config.structure.params or 1.0
+    if stays > (wanted + SHORT) * whole:
+        what = "weights" if config.structure.macs is None else "multiply-accumulates"
+        notes.append(
+            f"{wanted:.0%} of the {what} were to stay, and {stays / whole:.0%} do: no other"
+            " channels can go (finepruning shrink names why)"
+        )
+    if not checked.passed:
+        notes.append(f"the smaller network is not sure to answer as well ({checked.reason})")
+    return tuple(notes)
+
+
+SHORT = 0.02
+"""Of the whole cost, from which it is told that more stays than was asked for."""

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ._config import AUTO, Config
 from ._errors import FinepruningError
-from ._prune import Pruner, add_shift, need_room
+from ._prune import Pruner, add_shift, need_room, notes_on
 from ._result import Result
 from .artifact.fingerprint import fingerprint
 from .artifact.kept import Past, remember
@@ -137,6 +137,8 @@ class _Run:
         choice, fitted = None, seen
         checked = Check(0, False, STAYS)
         pruning = Pruning({}, None, 0.0)
+        notes: tuple[str, ...] = ()
+        chosen = 0.0
         work = Pruner(engine, found, seen, answer, config, self._bar)
         if self._choosing:
             choice = work.choose(task)
@@ -144,8 +146,9 @@ class _Run:
             work = replace(work, seen=fitted)
         sparsity = self.sparsity if choice is None else choice.sparsity
         if self._restructuring:
-            pruning = work.restructure()
+            pruning, chosen = work.restructure()
             checked = check(engine, seen, task, answer, config.check, config.choice, False)
+            notes = notes_on(config, found, seen, checked)
             # It was asked to cost less, not to be better: what that costs is told.
             checked = replace(checked, passed=True)
         elif sparsity is not None:
@@ -155,7 +158,7 @@ class _Run:
             again = check(engine, seen, task, answer, config.check, config.choice, self._choosing)
             checked = checked if choice is not None and again.passed else again
         solves = sum(layer.macs for layer in pruning.layers.values())
-        solves += fresh.macs + pruning.keeping
+        solves += fresh.macs + pruning.keeping + chosen
         pruned_at = time.perf_counter()
         engine.finish([*found.layers, *find_norms(engine.model)])
         offsets = fold_shifts(found.layers)
@@ -180,7 +183,7 @@ class _Run:
             config, found, fitted, pruning.layers, answer=answer, refused=refused, norms=follows,
             agreement=pruning.agreement, seconds=seconds, peak_memory=self.memory.above_start(),
             task=task, check=checked, choice=choice, halves=halves,
-            warnings=self._warnings(), update=self._updated(),
+            warnings=(*self._warnings(), *notes), update=self._updated(),
             solves=solves,
             names=names_of(self.model, config.task, seen.trace.outputs or 0),
         )  # fmt: skip

@@ -93,6 +93,23 @@ def test_shortcuts_are_made_up_for() -> None:
     assert missed(model, result.model, smooth(64, 2)) < 0.35
 
 
+def test_where_less_can_go_than_was_asked_for_it_says_so() -> None:
+    torch.manual_seed(0)
+    result = personal(Mixed().eval(), torch.randn(64, 6), params=0.1)
+    (said,) = (w for w in result.report.warnings if "were to stay" in w)
+    assert said.startswith("10% of the weights were to stay, and ")
+    assert not personal(residual(), smooth(48, 1), macs=0.5).report.warnings
+
+
+def test_who_has_all_classes_is_told_what_it_costs() -> None:
+    torch.manual_seed(1)
+    x = smooth(96, 1)
+    config = Config(structure={"macs": 0.1}, task="classes")
+    result = finepruning.personalize(residual(), [*x.split(16)], config=config, progress=False)
+    assert any("is not sure to answer as well (" in w for w in result.report.warnings)
+    assert result.report.sparsity > 0.5  # it was asked for
+
+
 def test_the_network_given_is_untouched_and_the_same_bits_come_again() -> None:
     model, x = residual(), smooth(48, 1)
     before = {n: v.clone() for n, v in model.state_dict().items()}

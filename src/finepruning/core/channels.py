@@ -48,6 +48,8 @@ class Path:
     missed: np.ndarray
     """Share of the readers' output variance that is missed once so many are gone, ``(C + 1,)``:
     the sum over readers."""
+    macs: float = 0.0
+    """Multiply-accumulates that finding it took."""
 
     def kept(self, count: int) -> np.ndarray:
         """Booleans ``(C,)``: the ``count`` that go last."""
@@ -93,7 +95,8 @@ def eliminate(readers: Sequence[Reader], options: ChannelOptions = DEFAULT) -> P
         before = missed[-1]
         missed += [before + (total - before) * (i + 1) / count for i in range(count)]
         alive = np.delete(alive, goes)
-    return Path(np.array(order), np.array(missed))
+    macs = sum(part.macs for part in parts)
+    return Path(np.array(order), np.array(missed), macs)
 
 
 class _Elimination:
@@ -109,6 +112,7 @@ class _Elimination:
         self.W, self.total, self.missed = reader.W, reader.variance + TINY, 0.0
         self.columns = reader.columns
         self.gone = np.zeros(len(each), dtype=bool)
+        self.macs = float(len(each) ** 3)
 
     def scores(self) -> np.ndarray:
         """What each channel's removal alone would miss more ``(C,)``."""
@@ -126,6 +130,8 @@ class _Elimination:
         inverse = _inverse(across[:, S])
         W = self.W[:, S] @ inverse
         self.missed += float(double(W * self.W[:, S]).sum()) / self.total
+        size = self.P.shape[0]
+        self.macs += float(len(S) * size * (size + self.W.shape[0]))
         self.W = self.W - W @ across
         self.P -= across.T @ (inverse @ across)  # rows and columns of S are zero from now on
         self.columns = np.delete(self.columns, goes, 0)

@@ -68,6 +68,7 @@ def shrink(
 ) -> Small:
     """Take out of a copy of ``model`` the channels of which no reader has a weight left.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> _ = net[2].weight.data[:, :5].zero_()
     >>> small = shrink(net, torch.randn(2, 4))

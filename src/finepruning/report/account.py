@@ -137,6 +137,8 @@ def account(
     dense = seen.trace.macs(found.layers)
     personal = sum(layer.macs for layer in layers)
     passes_again = config.paper.steps if config.effort == "paper" else 1
+    if config.structure.wanted:  # to look at channels
+        passes_again += 1
     if norms.applied:  # to normalise anew, and to observe what comes of it
         passes_again += 2
     passed: float = passes_again * seen.calibration_samples + check.held
