@@ -20,6 +20,8 @@ def personalize(
     *,
     sparsity: float | str | None = None,
     tolerance: float | None = None,
+    macs: float | None = None,
+    params: float | None = None,
     effort: str | None = None,
     readout: bool | None = None,
     seed: int | None = None,
@@ -48,6 +50,10 @@ def personalize(
     which, of 100 answers, at most ``100 * tolerance`` (default 12) change beside the dense network
     with its read-out, as samples held back tell; these are taken in again for the final fit.
 
+    ``macs`` or ``params`` is the share of the multiply-accumulates, or of the weights, that is to
+    stay: then whole channels go, and :func:`finepruning.shrink` makes a smaller network of it. That
+    network comes back even where it answers worse: the report says so.
+
     ``effort`` (``best``, ``fast`` or ``paper``; default ``best``), ``readout`` (default True) and
     ``seed`` (default 0) are what else is chosen most often. ``config`` holds all choices, these
     included: give one or the other.
@@ -66,7 +72,18 @@ def personalize(
     or choices that cannot be used.
     """
     settings = _chosen(
-        sparsity, tolerance, effort, readout, seed, task, classes, class_names, class_prior, config
+        sparsity,
+        tolerance,
+        macs,
+        params,
+        effort,
+        readout,
+        seed,
+        task,
+        classes,
+        class_names,
+        class_prior,
+        config,
     )
     where = place(model, device)
     return run(model, batches, settings, where, progress)
@@ -75,6 +92,8 @@ def personalize(
 def _chosen(
     sparsity: float | str | None,
     tolerance: float | None,
+    macs: float | None,
+    params: float | None,
     effort: str | None,
     readout: bool | None,
     seed: int | None,
@@ -87,8 +106,9 @@ def _chosen(
     """All choices, from those that are made most often or from a record of all."""
     known = {"kind": task, "classes": classes, "names": class_names, "prior": class_prior}
     outputs = {name: value for name, value in known.items() if value is not None} or None
+    structure = {k: v for k, v in {"macs": macs, "params": params}.items() if v is not None}
     chosen: dict[str, Any] = {"sparsity": sparsity, "effort": effort, "readout": readout}
-    chosen |= {"seed": seed, "task": outputs, "choice": tolerance}
+    chosen |= {"structure": structure or None, "seed": seed, "task": outputs, "choice": tolerance}
     settings = _settings({k: v for k, v in chosen.items() if v is not None}, config)
     if tolerance is not None and settings.sparsity != AUTO:
         raise FinepruningError(
