@@ -193,7 +193,7 @@ DEFAULTS = {
     },
     "structure": {
         "macs": None, "params": None, "narrow": 16, "shut": 1e-2,
-        "channels": {"ridge": 0.1, "hold": 0.01, "at_once": 24, "steps": 32, "least": 0.05},
+        "channels": {"hold": 0.01, "at_once": 24, "steps": 32, "least": 0.05},
     },
     "check": {
         "enabled": True, "share": 0.125, "most": 16, "margin": 0.01, "sure": 1.645,

@@ -20,8 +20,8 @@ from finepruning.core.evidence import Evidence, Sampled
 from finepruning.core.fit import FitOptions
 from finepruning.core.moments import Marginals
 
-FAINT = ChannelOptions(hold=1e-9, ridge=1e-9, at_once=1000)
-PLAIN = FitOptions(repair=0.0, floor=1e-12)
+FAINT = ChannelOptions(hold=1e-9, at_once=1000)
+PLAIN = FitOptions(ridge=1e-9, repair=0.0, floor=1e-12)
 
 
 def reader(seed: int, channels: int, n: int, outputs: int) -> Reader:
@@ -123,7 +123,7 @@ def test_what_stays_is_the_least_squares_fit(free: bool) -> None:
     W = random.normal(size=(1, 3, 6))
     Y = X @ W.mT + 2 + 0.1 * random.normal(size=(1, 300, 3))
     live = np.array([True, False, True, True, False, True])
-    found = refitted(W, evidence(X, Y, free), live, PLAIN, FAINT)
+    found = refitted(W, evidence(X, Y, free), live, PLAIN)
     assert not found.weights[:, :, ~live].any()
     A = X[0][:, live]
     if free:
@@ -143,5 +143,5 @@ def test_a_strong_ridge_holds_on_to_the_weights() -> None:
     random = np.random.default_rng(2)
     X, W = random.normal(size=(1, 50, 4)), random.normal(size=(1, 2, 4))
     Y = random.normal(size=(1, 50, 2))
-    found = refitted(W, evidence(X, Y), None, PLAIN, ChannelOptions(ridge=1e6))
+    found = refitted(W, evidence(X, Y), None, FitOptions(ridge=1e6, repair=0.0))
     assert np.allclose(found.weights, W, atol=1e-3)

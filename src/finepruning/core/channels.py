@@ -22,12 +22,10 @@ from .options import number
 
 @dataclass(frozen=True)
 class ChannelOptions:
-    """How whole channels are chosen, and what stays is refitted."""
+    """How whole channels are chosen."""
 
-    ridge: float = number(0.1, above=0)
-    """How strongly refitted weights hold on to the generic ones, in variances of their inputs."""
     hold: float = number(0.01, above=0)
-    """The same while channels are chosen."""
+    """How strongly weights hold on to the generic ones meanwhile, in variances of their inputs."""
     at_once: int = number(24, 2)
     """One of so many of the channels that are left goes at a time."""
     steps: int = number(32, 2)
@@ -197,8 +195,7 @@ def refitted(
     W: Matrix,
     evidence: Evidence,
     live: np.ndarray | None,
-    fit: FitOptions,
-    options: ChannelOptions = DEFAULT,
+    options: FitOptions,
 ) -> Solution:
     """``W`` ``(1, O, D)`` with the ``live`` columns ``(D,)`` alone (None: all), fitted in closed
     form to what the dense network gave; and half of the variance that it shrank brought back."""
@@ -211,12 +208,12 @@ def refitted(
     G, rows, D = some.shape
     diagonal = H.diagonal(0, 1, 2)
     ridge = options.ridge * max(1.0, D / moments.count) * diagonal
-    ridge = ridge + fit.floor * diagonal.mean(-1)[:, None] + TINY
+    ridge = ridge + options.floor * diagonal.mean(-1)[:, None] + TINY
     A, each = H * 1, np.arange(D)
     A[:, each, each] += ridge
     found = like((C.mT + some * ridge[:, None, :]) @ _inverse(A), W)
     now = ((found @ H) * found).sum(-1)
-    scale = gain(now, moments.variance, fit.gain_limit) ** fit.repair
+    scale = gain(now, moments.variance, options.gain_limit) ** options.repair
     error = unexplained(
         scale**2 * now, scale * (found * C.mT).sum(-1), moments.variance, moments.variance
     )

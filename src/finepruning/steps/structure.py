@@ -178,7 +178,7 @@ def refit(structure_: StructureOptions) -> AnyFit:
         columns, rows = live
         if W.shape[0] > 1 or W.shape[2] < structure_.narrow:
             return cut(W, evidence, live, options_)
-        found = refitted(W, evidence, columns, options_, structure_.channels)
+        found = refitted(W, evidence, columns, options_)
         found.weights[:, torch.from_numpy(~rows)] = 0
         return found
 
