@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -201,7 +202,8 @@ def refitted(
     form to what the dense network gave; and half of the variance that it shrank brought back."""
     columns = np.flatnonzero(np.ones(W.shape[2], dtype=bool) if live is None else live)
     pairs = ((X[:, :, columns], Y, *weight) for X, Y, *weight in evidence.pairs())
-    moments = Moments.of(pairs)
+    parts = [evidence.joint.columns(columns)] if evidence.joint is not None else []
+    moments = reduce(Moments.merge, [*parts, *([Moments.of(pairs)] if evidence.sampled else [])])
     if not evidence.free_bias:
         moments = moments.about_zero()
     H, C, some = moments.H, moments.C, W[:, :, columns]

@@ -224,6 +224,12 @@ class Moments:
         """The same with each sample counting ``factor`` times."""
         return replace(self, gram=self.gram.decayed(factor))
 
+    def columns(self, live: Matrix) -> Moments:
+        """Those of some of the inputs, ``live`` their numbers."""
+        H = written_out(self.H)[:, live][:, :, live]
+        gram = replace(self.gram, mean=self.gram.mean[:, live], H=H)
+        return replace(self, gram=gram, C=self.C[:, live])
+
     def rows(self, live: Matrix) -> Moments:
         """Those of some of the outputs, ``live`` ``(O,)`` booleans."""
         return replace(

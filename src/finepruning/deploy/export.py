@@ -24,6 +24,7 @@ from .._version import __version__
 from ..data.batches import Batch, logits_of, read_batches
 from ..data.pictures import Preprocess
 from ..network.copying import copied
+from .example import example_of
 from .runtime import KEY, Deployed
 
 NEAR = 1e-3
@@ -63,7 +64,7 @@ def export(
         raise FinepruningError(f"{file}: int8 is for ONNX Runtime; give a name that ends in .onnx")
     for library in ("onnx", "onnxscript", "onnxruntime") if file.suffix == ".onnx" else ():
         _need(library)
-    sample = _two(next(iter(read_batches([example]))))
+    sample = _two(example_of(model, example))
     answering = _Answering(copied(model).requires_grad_(False).cpu(), sample)
     about = {
         "format": 1, "version": __version__, "classes": None if classes is None else [*classes],

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from .._errors import FinepruningError
 from ..artifact.layout import check_place
-from ..data.batches import read_batches
 from ..network.channels import LAYERS, find_channels, removed
 from ..network.copying import copied
 from ..network.plain import become
+from .example import example_of
 
 FORMAT = 1
 SHAPES, WEIGHTS = "shapes.json", "weights.safetensors"
@@ -80,7 +80,7 @@ def shrink(
     that cannot go without another output stays, and is named. Needs Torch-Pruning (``pip install
     'finepruning[deploy]'``). Raises :class:`FinepruningError` where the network cannot be followed.
     """
-    sample = next(iter(read_batches([example])))
+    sample = example_of(model, example)
     whole = copied(model)
     names = {n for n, m in whole.named_modules() if isinstance(m, LAYERS)}
     channels = find_channels(copied(model), sample.call, names)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..core.arrays import written_out
 from ..core.channels import DEFAULT, ChannelOptions, Path, Reader, eliminate, refitted, spend
 from ..core.evidence import Evidence, Sampled
 from ..core.fit import FitOptions, Solution
@@ -81,8 +82,7 @@ def paths(
         shortcuts.remember(layer, inputs)
         wanted[layer.name] = shortcuts.plus(layer, evidence)
         if mine:
-            pairs = evidence.seen_by({b: partial(columns_of, layer, x) for b, x in inputs.items()})
-            held[layer.name] = Moments.of((X, Y[:, :, :0], *w) for X, Y, *w in pairs.pairs()).gram
+            held[layer.name] = _gram(layer, evidence, inputs)
         for group in mine:
             waiting[group.name].discard(layer.name)
             if not waiting[group.name]:
@@ -101,10 +101,20 @@ def paths(
     return made, replace(seen, evidence=wanted)
 
 
+def _gram(layer: Layer, evidence: Evidence, inputs: Mapping[int, Tensor]) -> Gram:
+    """Of all that the layer sees."""
+    ways = {b: partial(columns_of, layer, x) for b, x in inputs.items() if b in evidence.sampled}
+    pairs = evidence.seen_by(ways).pairs()
+    parts = [evidence.joint.gram] if evidence.joint is not None else []
+    if ways:  # of the inputs alone
+        parts.append(Moments.of((X, Y[:, :, :0], *w) for X, Y, *w in pairs).gram)
+    return reduce(Gram.merge, parts)
+
+
 def _reader(layer: Layer, gram: Gram, evidence: Evidence, group: Group) -> Reader:
     W = precise(layer.matrix())[0]
     columns = columns_of_channels(layer, group.readers[layer.name])
-    return Reader(gram.H[0], W, float(evidence.outputs.variance.sum()), columns)
+    return Reader(written_out(gram.H)[0], W, float(evidence.outputs.variance.sum()), columns)
 
 
 def columns_of_channels(layer: Layer, channels: Tensor) -> np.ndarray:
