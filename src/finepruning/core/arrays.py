@@ -105,6 +105,15 @@ def eigh(H: Matrix) -> tuple[Matrix, Matrix]:
     return like(values, H), like(vectors, H)
 
 
+def inverse_of(A: Matrix) -> Matrix:
+    """That of symmetric positive matrices ``(..., D, D)``."""
+    if isinstance(A, np.ndarray):
+        return np.linalg.inv(A)
+    torch = _torch()
+    factor, failed = torch.linalg.cholesky_ex(A)
+    return torch.linalg.inv(A) if bool(failed.any()) else torch.cholesky_inverse(factor)
+
+
 def orthogonal(rows: Matrix) -> Matrix:
     """Orthonormal rows that span what ``rows`` ``(G, n, D)`` do, ``n <= D``."""
     library = np if isinstance(rows, np.ndarray) else _torch()

@@ -14,7 +14,7 @@ from functools import reduce
 
 import numpy as np
 
-from .arrays import TINY, Matrix, double, like
+from .arrays import TINY, Matrix, double, inverse_of, like
 from .evidence import Evidence
 from .fit import FitOptions, Solution, fitted_bias, gain, unexplained
 from .moments import Moments
@@ -107,7 +107,7 @@ class _Elimination:
         diagonal = H.diagonal()
         A = H * 1
         A[each, each] += hold * (diagonal + 0.01 * diagonal.mean()) + TINY
-        self.P = _inverse(A)
+        self.P = inverse_of(A)
         self.W, self.total, self.missed = reader.W, reader.variance + TINY, 0.0
         self.columns = reader.columns
         self.gone = np.zeros(len(each), dtype=bool)
@@ -119,14 +119,14 @@ class _Elimination:
         channels, n = self.columns.shape
         P = self.P[self.columns[:, :, None], self.columns[:, None, :]]
         W = self.W[:, flat].reshape(-1, channels, n).swapaxes(0, 1)  # (C, O, n)
-        found = double(((W @ _inverse(P)) * W).sum((1, 2))) / self.total
+        found = double(((W @ inverse_of(P)) * W).sum((1, 2))) / self.total
         return np.asarray(found)
 
     def remove(self, goes: np.ndarray) -> None:
         """Remove some of the channels that are left, by their place among these."""
         S = self.columns[goes].reshape(-1)
         across = self.P[S]
-        inverse = _inverse(across[:, S])
+        inverse = inverse_of(across[:, S])
         W = self.W[:, S] @ inverse
         self.missed += float(double(W * self.W[:, S]).sum()) / self.total
         size = self.P.shape[0]
@@ -144,16 +144,6 @@ class _Elimination:
 
 COMPACT = 0.25
 """Share of columns that are gone before they are left out. How it is computed, not what it is."""
-
-
-def _inverse(A: Matrix) -> Matrix:
-    """Of symmetric positive matrices ``(..., D, D)``."""
-    if isinstance(A, np.ndarray):
-        return np.linalg.inv(A)
-    import torch  # there already
-
-    factor, failed = torch.linalg.cholesky_ex(A)
-    return torch.linalg.inv(A) if bool(failed.any()) else torch.cholesky_inverse(factor)
 
 
 Cost = Callable[[Mapping[str, int]], float]
@@ -213,7 +203,7 @@ def refitted(
     ridge = ridge + options.floor * diagonal.mean(-1)[:, None] + TINY
     A, each = H * 1, np.arange(D)
     A[:, each, each] += ridge
-    found = like((C.mT + some * ridge[:, None, :]) @ _inverse(A), W)
+    found = like((C.mT + some * ridge[:, None, :]) @ inverse_of(A), W)
     now = ((found @ H) * found).sum(-1)
     scale = gain(now, moments.variance, options.gain_limit) ** options.repair
     error = unexplained(
