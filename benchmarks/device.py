@@ -166,7 +166,7 @@ def measured(
 
 def latencies() -> None:
     """Time the files of draw 0 in turn, two threads."""
-    path = result_file("device-latency-resnet50")
+    path = result_file("devicetime-resnet50")
     path.unlink(missing_ok=True)
     points = [(p, m, f) for p, m in (*WHOLE, *POINTS) for f in FORMS]
     files = {point: FILES / "0-{}-{}-{}.onnx".format(*point) for point in points}

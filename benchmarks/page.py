@@ -16,6 +16,7 @@ from string import Template
 
 import numpy as np
 from cost import CostRow
+from device import DeviceRow, LatencyRow
 from groups import (
     CONTROLS,
     MANY,
@@ -31,7 +32,7 @@ from groups import (
     sources,
     summary,
 )
-from measure import RESULTS, Row
+from measure import RESULTS, Row, read_rows
 from panel_tables import (
     changes,
     choose_lines,
@@ -62,6 +63,7 @@ def page(found: Sequence[Source], out: Path) -> str:
         "harm": harm(groups),
         "cost": cost_table(costs),
         "wer": wer_table(read_wer(found)),
+        "deployed": device_table(found),
         **panel_tables(found),
     }
     for data, networks in NETWORKS.items():
@@ -220,6 +222,38 @@ def cost_table(costs: list[CostRow]) -> str:
     ]
     head = ("photos", "round", "effort", "seconds", "dense seconds", "ratio", "of it solves")
     return table((*head, "passes", "MB", "dense MB"), lines) if lines else NONE
+
+
+def device_table(found: Sequence[Source]) -> str:
+    """Accuracy, size and speed of each number of pixels and share that stays."""
+    rows = [r for s in found if s.data == "device" for r in read_rows(s.path, DeviceRow)]
+    times = [r for s in found if s.data == "devicetime" for r in read_rows(s.path, LatencyRow)]
+    if not rows:
+        return NONE
+    fast = {(t.pixels, t.macs, t.form, t.batch): t.times for t in times}
+    dense = next(r for r in rows if (r.pixels, r.macs, r.form) == (224, 1, "float32"))
+    lines = []
+    for key in sorted({(r.form, -r.macs, -r.pixels) for r in rows}):
+        form, macs, pixels = key[0], -key[1], -key[2]
+        same = [r for r in rows if (r.form, r.macs, r.pixels) == (form, macs, pixels)]
+        told = [100 * r.told / r.total for r in same]
+        mean = sum(told) / len(told)
+        lines.append(
+            (
+                pixels, "all" if macs == 1 else f"{macs:g}", form, len(same),
+                f"{sum(100 * r.correct / r.total for r in same) / len(same):.1f}",
+                f"{mean:.1f}" + (f" ({min(told):.1f} to {max(told):.1f})" if len(told) > 1 else ""),
+                f"{mean - 100 * dense.told / dense.total:+.1f}",
+                *(f"{fast[pixels, macs, form, b]:.1f}" if (pixels, macs, form, b) in fast else "-"
+                  for b in (1, 16)),
+                f"{same[0].bytes / 1e6:.1f}", f"{same[0].download / 1e6:.1f}",
+            )
+        )  # fmt: skip
+    head = (
+        "pixels", "MACs that stay", "numbers", "draws", "all outputs", "told the classes",
+        "beside dense", "times, batch 1", "batch 16", "file, MB", "gzip, MB",
+    )  # fmt: skip
+    return table(head, lines)
 
 
 def wer_table(rows: list[WerRow]) -> str:
