@@ -146,3 +146,16 @@ def test_where_no_channel_can_go_it_says_why() -> None:
 def test_wishes_that_cannot_be(given: dict[str, Any], said: str) -> None:
     with pytest.raises(FinepruningError, match=said):
         Config(**given)
+
+
+def test_an_update_restructures_beside_what_was_kept(tmp_path: Any) -> None:
+    model, x = residual(), smooth(64, 1)
+    config = Config(structure={"macs": 0.5}, task="classes")
+    finepruning.personalize(model, [*x.split(16)], config=config, progress=False).save(
+        tmp_path / "me"
+    )
+    new = [*smooth(32, 2).split(16)]
+    result = finepruning.update(tmp_path / "me", model, new, progress=False)
+    assert result.report.macs["personal"] <= 0.5 * result.report.macs["dense"]
+    assert missed(model, result.model, smooth(64, 3)) < 0.05
+    assert shrink(result.model, x[:2]).removed
