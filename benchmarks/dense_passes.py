@@ -1,6 +1,6 @@
 """What a personalisation costs, in passes of the dense network over the same samples.
 
-    python benchmarks/passes.py [NAME ...]
+    python benchmarks/dense_passes.py [NAME ...]
 
 Needs timm. Sparsity 0.7, 32 samples of 224 pixels, in batches of 8; two threads; weights are
 random, which takes as long as others. *bookkeeping* is the share of the time spent in our own
