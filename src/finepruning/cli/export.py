@@ -30,5 +30,27 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         int8=found.folder if args.int8 else None,
     )  # fmt: skip
     size = Path(args.to).stat().st_size
-    summary = {"file": args.to, "bytes": size, "int8": args.int8}
-    return summary, f"{args.to}: {size / 1e6:.1f} MB; answers as PyTorch's on the data"
+    summary: dict[str, Any] = {"file": args.to, "bytes": size, "int8": args.int8}
+    said = "answers as PyTorch's on the data"
+    if args.int8:
+        summary["agree"] = _agreement(found, args.to)
+        said = "8 bits"
+        if summary["agree"] is not None:
+            said += f"; {summary['agree']:.0%} of the first samples' answers as in 32"
+    return summary, f"{args.to}: {size / 1e6:.1f} MB; {said}"
+
+
+def _agreement(found: opening.Opened, file: str) -> float | None:
+    """Of the first samples, the share whose largest output is the same; None: not one tensor."""
+    import torch
+
+    from ..deploy.runtime import Deployed
+
+    x = found.example
+    if not isinstance(x, torch.Tensor):
+        return None
+    with torch.inference_mode():
+        wanted = found.model(x)
+    if not isinstance(wanted, torch.Tensor) or wanted.ndim != 2:
+        return None
+    return float((Deployed(file).run(x.numpy()).argmax(1) == wanted.argmax(1).numpy()).mean())

@@ -8,7 +8,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from importlib import import_module
@@ -79,9 +79,12 @@ def export(
                 torch.export.save(_program(answering, sample), made, extra_files=extra)
             else:
                 _to_onnx(answering, sample, made)
-        if file.suffix == ".onnx":
+        if file.suffix == ".pt2":
+            program = torch.export.load(made).module()
+            _compare(answering, sample, lambda x: program(*map(torch.from_numpy, x.values())), file)
+        else:
             _label(made, about)
-            _compare(answering, sample, made, file)
+            _compare(answering, sample, Deployed(made).run, file)
             if int8 is not None:
                 made = _to_int8(
                     made, int8, not has_vnni() if reduce_range is None else reduce_range
@@ -194,16 +197,18 @@ def _label(made: Path, about: dict[str, Any]) -> None:
     onnx.save(model, made)
 
 
-def _compare(answering: nn.Module, sample: Batch, made: Path, file: Path) -> None:
+def _compare(answering: nn.Module, sample: Batch, run: Callable[[Any], Any], file: Path) -> None:
+    """Raise where the file answers otherwise, for two samples or for one."""
     with torch.no_grad():
         wanted = answering(*_inputs(sample).values()).float().numpy()
     given = {k: v.numpy() for k, v in _inputs(sample).items()}
-    deployed = Deployed(made)
     for rows in (2, 1):
-        found = deployed.run({k: v[:rows] if len(v) == 2 else v for k, v in given.items()})
+        with torch.no_grad():
+            found = run({k: v[:rows] if len(v) == 2 else v for k, v in given.items()})
+        found = np.asarray(found)
         if not np.allclose(found, wanted[:rows], atol=NEAR * float(np.abs(wanted).max())):
             apart = float(np.abs(found - wanted[:rows]).max())
-            raise FinepruningError(f"{file}: ONNX Runtime's answers differ by {apart:.2g}")
+            raise FinepruningError(f"{file}: the file's answers differ by {apart:.2g}")
 
 
 def _to_int8(made: Path, batches: Iterable[Any], reduce_range: bool) -> Path:
