@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from finepruning import FinepruningError, load, personalize
 from finepruning.network.find import find_layers
-from finepruning.network.replica import SMALL
+from finepruning.network.replica import SMALL, Replicas
 from leftovers import of_the_person, photograph, same
 from passes import batch, engine_of, through
 
@@ -482,3 +482,13 @@ def test_a_submodule_that_is_used_outside_its_parent() -> None:
     output, calls = through(model, X[0])
     assert calls == ["a", "b"]
     assert torch.equal(output, model(X[0]))
+
+
+@pytest.mark.parametrize("kind", [list, dict, set])
+def test_an_empty_object_that_two_modules_share_is_shared_by_their_twins(kind: type) -> None:
+    model, shared = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), kind()
+    model[0].notes = model[1].notes = shared  # type: ignore[assignment]
+    twin, _ = Replicas(model).make()
+    first, second = twin.children()
+    assert first.notes is second.notes
+    assert first.notes is not shared

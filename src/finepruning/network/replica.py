@@ -112,6 +112,9 @@ def _is_large(value: Tensor | None) -> bool:
     return value is not None and value.numel() > SMALL
 
 
+OWN = frozenset(vars(nn.Module()))
+"""What every module has to itself. Of anything else, two modules may share one object, an empty
+list for example, that a pass writes to."""
 _POLICY = -1
 """Key of :class:`_Large` among the ids of a memo: no object has it."""
 
@@ -132,7 +135,7 @@ def _recipe(module: nn.Module) -> Recipe:
             recipe.append((name, _twins))
         elif name == "_parameters":
             recipe.append((name, _shallow))
-        elif type(value) in (dict, OrderedDict, list, set) and not value:
+        elif name in OWN and type(value) in (dict, OrderedDict, set) and not value:
             recipe.append((name, _empty))
         else:
             recipe.append((name, _copied))

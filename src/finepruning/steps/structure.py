@@ -186,7 +186,8 @@ def refit(structure_: StructureOptions) -> AnyFit:
 
     def fit(W: Tensor, evidence: Evidence, live: Live, options_: FitOptions) -> Solution:
         columns, rows = live
-        if W.shape[0] > 1 or W.shape[2] < structure_.narrow:
+        known = evidence.sampled or evidence.joint is not None  # else nothing to be fitted to
+        if W.shape[0] > 1 or W.shape[2] < structure_.narrow or not known:
             return cut(W, evidence, live, options_)
         found = refitted(W, evidence, columns, options_)
         found.weights[:, torch.from_numpy(~rows)] = 0
