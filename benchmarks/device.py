@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--time", action="store_true")
-    parser.add_argument("--smoke", action="store_true", help="few photos, one point")
+    parser.add_argument("--smoke", action="store_true", help="few photos, one point, its control")
     args = parser.parse_args()
     need("imagenet")
     if args.time:
@@ -106,7 +106,7 @@ def main() -> None:
     if args.smoke:
         path.unlink(missing_ok=True)
     done = {(r.draw, r.pixels, r.macs) for r in read_rows(path, DeviceRow)}
-    points = [(112, 0.5)] if args.smoke else [*WHOLE, *POINTS]
+    points = [(112, 1.0), (112, 0.5)] if args.smoke else [*WHOLE, *POINTS]
     model = load_network("resnet50")
     for draw in range(1 if args.smoke else args.draws):
         photos = Photos(draw, args.smoke)
