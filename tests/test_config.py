@@ -192,8 +192,8 @@ DEFAULTS = {
         "repair": 0.5, "gain_limit": 3.0, "path": 2,
     },
     "structure": {
-        "macs": None, "params": None, "narrow": 16, "shut": 1e-2,
-        "channels": {"hold": 0.01, "at_once": 24, "steps": 32, "least": 0.05},
+        "macs": None, "params": None, "narrow": 16, "shut": 1e-2, "mirror": 0.5,
+        "channels": {"hold": 0.01, "at_once": 24, "steps": 32, "least": 0.05, "multiple": 8},
     },
     "check": {
         "enabled": True, "share": 0.125, "most": 16, "margin": 0.01, "sure": 1.645,
@@ -379,6 +379,7 @@ ELSEWHERE = {
     "network.engine.TRIM_FROM": "when memory is given back, not what comes out",
     "core.moments.PART": "how sums are computed, not what comes out",
     "core.arrays.BLOCK": "how a product is computed, not what comes out",
+    "core.channels.LARGE": "to which groups ChannelOptions.multiple applies: speed, not accuracy",
     "core.channels.COMPACT": "how a path is computed, not what it is",
     "network.channels.NEAR": "rounding",
     "core.drift.FEWEST": "of fewer samples a covariance has no squares",

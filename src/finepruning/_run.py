@@ -33,9 +33,10 @@ from .report.account import account
 from .report.memory import PeakMemory
 from .steps.answer import answers, halves_agree, names_of, task_of
 from .steps.check import Check, check, worth_having
+from .steps.mirror import Mirrored, beside_mirrored, mirrored_alone
 from .steps.norms import Following, following, normalise_anew
 from .steps.observation import Observation
-from .steps.observe import observe
+from .steps.observe import observe, space_for
 from .steps.prune import Pruning
 from .steps.samples import Distinct
 from .steps.statistics import Statistics, align_norms
@@ -138,7 +139,7 @@ class _Run:
         checked = Check(0, False, STAYS)
         pruning = Pruning({}, None, 0.0)
         notes: tuple[str, ...] = ()
-        chosen = 0.0
+        chosen, mirrored = 0.0, Mirrored()
         work = Pruner(engine, found, seen, answer, config, self._bar)
         if self._choosing:
             choice = work.choose(task)
@@ -146,7 +147,8 @@ class _Run:
             work = replace(work, seen=fitted)
         sparsity = self.sparsity if choice is None else choice.sparsity
         if self._restructuring:
-            pruning, chosen = work.restructure()
+            both, mirrored = self._mirrored(seen)
+            pruning, chosen = replace(work, seen=both).restructure()
             checked = check(engine, seen, task, answer, config.check, config.choice, False)
             notes = notes_on(config, found, seen, checked)
             # It was asked to cost less, not to be better: what that costs is told.
@@ -184,7 +186,7 @@ class _Run:
             agreement=pruning.agreement, seconds=seconds, peak_memory=self.memory.above_start(),
             task=task, check=checked, choice=choice, halves=halves,
             warnings=(*self._warnings(), *notes), update=self._updated(),
-            solves=solves,
+            solves=solves, mirrored=mirrored,
             names=names_of(self.model, config.task, seen.trace.outputs or 0),
         )  # fmt: skip
         sparse = found.layers if checked.passed else ()
@@ -266,6 +268,20 @@ class _Run:
                 seed=self.config.seed, batch_count=count, step=bar.update,
                 hold_back=self._hold_back, refit=self._choosing,
             )  # fmt: skip
+
+    def _mirrored(self, seen: Observation) -> tuple[Observation, Mirrored]:
+        """``seen`` with the pictures mirrored beside them, where these are answered alike."""
+        limit, options = self.config.structure.mirror, self.config.observe
+        room = space_for(seen.trace, options) - seen.calibration_samples
+        others = mirrored_alone(seen, room) if limit else ()
+        if sum(batch.size for batch in others) < 2:
+            return seen, Mirrored()
+        with self._bar("mirror", len(others)) as bar:
+            again = observe(
+                self.engine, seen.found, (), others,
+                options=options, seed=self.config.seed, batch_count=None, step=bar.update,
+            )  # fmt: skip
+        return beside_mirrored(seen, again, limit)
 
     def _read(self, seen: Observation) -> tuple[str, Readout | None, float | None, str]:
         """What the outputs are, which classes of theirs the person has, how far two halves of the

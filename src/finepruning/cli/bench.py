@@ -33,7 +33,6 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if not isinstance(found.example, torch.Tensor):
         raise FinepruningError(f"{args.data}: bench times networks that take one tensor")
     threads = args.threads or os.cpu_count() or 1
-    torch.set_num_threads(threads)
     models: dict[str, nn.Module] = {"dense": found.loaded.model}
     if not Path(args.personal, opening.SMALL).is_file():
         models["with zeros"] = found.model
@@ -44,7 +43,12 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         models["small"] = found.model
     with tempfile.TemporaryDirectory() as folder:
         files = _files(args, models, found, Path(folder))
-        rows = _rows(models, files, found.example, args.rounds, threads)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            rows = _rows(models, files, found.example, args.rounds, threads)
+        finally:
+            torch.set_num_threads(before)
     summary = {"threads": threads, "processor": _processor(), "rows": rows}
     return summary, _table(summary)
 

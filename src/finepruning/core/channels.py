@@ -33,6 +33,9 @@ class ChannelOptions:
     """Parts of each group that the budget is spent in."""
     least: float = number(0.05, 0, 1)
     """Share of each group's channels that stays."""
+    multiple: int = number(8, 1)
+    """So many channels, or a multiple of it, stay where a group is much larger: processors compute
+    so many at once."""
 
 
 DEFAULT = ChannelOptions()
@@ -165,7 +168,8 @@ def spend(
     while now > target:
         best: tuple[float, str, int, float] | None = None
         for name, size in sizes.items():
-            fewer = kept[name] - max(1, size // options.steps)
+            unit = options.multiple if size >= LARGE * options.multiple else 1
+            fewer = (kept[name] - max(1, size // options.steps)) // unit * unit
             if fewer < max(1, options.least * size):
                 continue
             after = cost({**kept, name: fewer})
@@ -180,6 +184,10 @@ def spend(
         _, name, fewer, now = best
         kept[name] = fewer
     return kept
+
+
+LARGE = 8
+"""Of its multiple, from which on a group's channels stay in multiples."""
 
 
 def refitted(

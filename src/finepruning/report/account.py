@@ -14,6 +14,7 @@ from ..network.find import Found
 from ..network.layers import Layer
 from ..steps.check import Check
 from ..steps.choose import Choice
+from ..steps.mirror import Mirrored
 from ..steps.norms import Following
 from ..steps.observation import Observation
 from ..steps.prune import Pruned
@@ -74,6 +75,9 @@ class Report:
     the dense weights are returned, for the ``reason`` given."""
     choice: dict[str, Any] | None
     """Where the sparsity was to be chosen: what was tried, and what each ``check`` said."""
+    mirrored: dict[str, Any]
+    """Where whole channels go, how many pictures were looked at mirrored, how much that
+    ``changed``, and whether they were ``used`` as calibration data too."""
     update: dict[str, Any] | None
     """Of an update, how many earlier samples are ``remembered``, and whether the batch norms are
     ``aligned`` with another device."""
@@ -126,6 +130,7 @@ def account(
     update: dict[str, Any] | None,
     names: Sequence[str] | None,
     solves: float,
+    mirrored: Mirrored,
     seconds: dict[str, float],
     peak_memory: int | None,
 ) -> Report:
@@ -139,9 +144,10 @@ def account(
     passes_again = config.paper.steps if config.effort == "paper" else 1
     if config.structure.wanted:  # to look at channels
         passes_again += 1
+    more = mirrored.samples * (1 + passes_again * mirrored.used)
     if norms.applied:  # to normalise anew, and to observe what comes of it
         passes_again += 2
-    passed: float = passes_again * seen.calibration_samples + check.held
+    passed: float = passes_again * seen.calibration_samples + check.held + more
     if choice is not None:
         tried = (len(choice.levels) - 1) * check.held
         passed += choice.passes * (seen.calibration_samples - check.held) + tried
@@ -169,6 +175,7 @@ def account(
         neighbours=_neighbours(agreement, refused, config),
         check=_named(asdict(check), names),
         choice=None if choice is None else _choice(asdict(choice), names),
+        mirrored=asdict(mirrored),
         update=update,
         warnings=warnings,
         seconds=seconds,

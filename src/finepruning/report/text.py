@@ -45,6 +45,12 @@ def summary(report: Mapping[str, Any]) -> str:
     return "\n".join(lines[:LINES])
 
 
+def mirrored(report: Mapping[str, Any]) -> str:
+    """That pictures were looked at mirrored too; nothing where they were not."""
+    found = report.get("mirrored")
+    return f", and {found['samples']} of them mirrored" if found and found["used"] else ""
+
+
 def of_all(report: Mapping[str, Any]) -> str:
     """Which share of all weights that is, where others than those that can be pruned are many."""
     every = report.get("all_weights", report["weights"])
@@ -88,7 +94,7 @@ def format_report(report: Mapping[str, Any]) -> str:
         f"{'sparsity':<12}{report['sparsity']:.2%} of {report['weights']:,}"
         f" weights that can be pruned are zero{of_all(report)}",
         f"{'samples':<12}{report['samples']} unlabelled"
-        f" ({report['calibration_samples']} to fit the layers)",
+        f" ({report['calibration_samples']} to fit the layers{mirrored(report)})",
         f"{'effort':<12}{report['config']['effort']}, seed {report['config']['seed']}",
         f"{'read-out':<12}{readout_line(readout)}",
         *([f"{'update':<12}{update_line(report.get('update'))}"] if report.get("update") else []),

@@ -90,15 +90,19 @@ class Observation:
 
     def with_held(self) -> Observation:
         """The same with the samples held back among those that the layers are fitted to."""
+        both = self._fitted_to(self.held, self.held_evidence)
+        return replace(both, held=(), held_rows=(), held_outputs=(), held_evidence={})
+
+    def beside(self, other: Observation) -> Observation:
+        """The same with the calibration data of another one beside its own."""
+        return self._fitted_to(other.calibration, other.evidence)
+
+    def _fitted_to(self, batches: tuple[Batch, ...], more: Mapping[str, Evidence]) -> Observation:
         evidence, start = dict(self.evidence), len(self.calibration)
-        for name, more in self.held_evidence.items():
+        for name, other in more.items():
             if name in evidence:
-                evidence[name] = evidence[name].merge(more.renumbered(start))
-        return replace(
-            self,
-            calibration=(*self.calibration, *self.held), evidence=evidence,
-            held=(), held_rows=(), held_outputs=(), held_evidence={},
-        )  # fmt: skip
+                evidence[name] = evidence[name].merge(other.renumbered(start))
+        return replace(self, calibration=(*self.calibration, *batches), evidence=evidence)
 
     def thinned(self, every: int) -> Observation:
         """The same at one of ``every`` positions, but one at least of each sample."""

@@ -146,6 +146,11 @@ def output_of(output: Any) -> Tensor:
     return found.float().cpu() if numbers else torch.empty(0)
 
 
+def space_for(traced: Trace, options: ObserveOptions) -> int:
+    """How many samples' activations may wait at once."""
+    return max(2, int(options.memory / max(1.0, options.beside * traced.largest)))
+
+
 @dataclass
 class _Held:
     """Holds samples back from the fit: the last ones of each batch, or whole batches where these
@@ -194,7 +199,7 @@ class _Room:
     def of(
         cls, first: Batch, traced: Trace, options: ObserveOptions, count: int | None, seed: int
     ) -> _Room:
-        space = max(2, int(options.memory / max(1.0, options.beside * traced.largest)))
+        space = space_for(traced, options)
         samples = max(2, min(space, options.batches * first.size))
         if first.part:  # then the items' number says nothing of the batches'
             count = None

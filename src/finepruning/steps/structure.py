@@ -37,6 +37,9 @@ class StructureOptions:
     """Layers that see fewer inputs, depthwise convolutions for example, are not refitted."""
     shut: float = number(1e-2, 0, 1)
     """Of a norm's mean factor: a channel of less is shut, and nothing can be made up for in it."""
+    mirror: float = number(0.5, 0)
+    """Pictures are seen mirrored too, where that changes at most such a share of what the outputs
+    tell between samples; 0: they are not."""
     channels: ChannelOptions = DEFAULT
 
     @property
