@@ -8,7 +8,7 @@ the layer gave. Source: Hassibi and Stork 1993 (*Optimal Brain Surgeon*), by blo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -17,7 +17,7 @@ import numpy as np
 from .arrays import TINY, Matrix, double, inverse_of, like
 from .evidence import Evidence
 from .fit import FitOptions, Solution, fitted_bias, gain, unexplained
-from .moments import Moments
+from .moments import Gram, Moments, Pair
 from .options import number
 
 
@@ -195,31 +195,62 @@ def refitted(
     evidence: Evidence,
     live: np.ndarray | None,
     options: FitOptions,
+    rectify: int = 0,
 ) -> Solution:
     """``W`` ``(1, O, D)`` with the ``live`` columns ``(D,)`` alone (None: all), fitted in closed
-    form to what the dense network gave; and half of the variance that it shrank brought back."""
+    form to what the dense network gave; and half of the variance that it shrank brought back.
+
+    Where a rectifier follows, outputs that it cuts off need not be met: ``rectify`` times it is
+    fitted again, with what it gave itself wanted there. Source: Zhang, Zou, He and Sun 2016
+    (*Accelerating Very Deep Convolutional Networks*), the nonlinear response.
+    """
     columns = np.flatnonzero(np.ones(W.shape[2], dtype=bool) if live is None else live)
-    pairs = ((X[:, :, columns], Y, *weight) for X, Y, *weight in evidence.pairs())
-    parts = [evidence.joint.columns(columns)] if evidence.joint is not None else []
-    moments = reduce(Moments.merge, [*parts, *([Moments.of(pairs)] if evidence.sampled else [])])
+
+    def moments_of(pairs: Iterable[Pair], gram: Gram | None = None) -> Moments:
+        return Moments.of(((X[:, :, columns], Y, *w) for X, Y, *w in pairs), gram)
+
+    before = [evidence.joint.columns(columns)] if evidence.joint is not None else []
+    sampled = [moments_of(evidence.pairs())] if evidence.sampled else []
+    moments = reduce(Moments.merge, [*before, *sampled])
     if not evidence.free_bias:
         moments = moments.about_zero()
-    H, C, some = moments.H, moments.C, W[:, :, columns]
+    H, some = moments.H, W[:, :, columns]
     G, rows, D = some.shape
     diagonal = H.diagonal(0, 1, 2)
     ridge = options.ridge * max(1.0, D / moments.count) * diagonal
     ridge = ridge + options.floor * diagonal.mean(-1)[:, None] + TINY
     A, each = H * 1, np.arange(D)
     A[:, each, each] += ridge
-    found = like((C.mT + some * ridge[:, None, :]) @ inverse_of(A), W)
-    now = ((found @ H) * found).sum(-1)
-    scale = gain(now, moments.variance, options.gain_limit) ** options.repair
-    error = unexplained(
-        scale**2 * now, scale * (found * C.mT).sum(-1), moments.variance, moments.variance
-    )
-    found = found * scale[..., None]
-    bias = fitted_bias(found, moments.x_mean, moments.y_mean) if evidence.free_bias else None
+    inverse = inverse_of(A)
+    again = rectify if sampled and evidence.free_bias and evidence.rectified is not None else 0
+    for turn in range(again + 1):
+        C = moments.C
+        found = like((C.mT + some * ridge[:, None, :]) @ inverse, W)
+        now = ((found @ H) * found).sum(-1)
+        scale = gain(now, moments.variance, options.gain_limit) ** options.repair
+        error = unexplained(
+            scale**2 * now, scale * (found * C.mT).sum(-1), moments.variance, moments.variance
+        )
+        found = found * scale[..., None]
+        bias = fitted_bias(found, moments.x_mean, moments.y_mean) if evidence.free_bias else None
+        if turn < again:
+            wanted = moments_of(_rectified(evidence, columns, found, bias), sampled[0].gram)
+            moments = reduce(Moments.merge, [*before, wanted])
     weights = W * 0
     weights[:, :, columns] = found
-    macs = moments.macs + G * (D**3 + 2 * rows * D * D)
+    count = sampled[0].count if sampled else 0
+    macs = moments.macs * (1 + again) + G * D**3
+    macs += (1 + again) * 2 * G * rows * D * D + again * G * rows * D * count
     return Solution(weights, bias, error, float(macs))
+
+
+def _rectified(
+    evidence: Evidence, columns: np.ndarray, weights: Matrix, bias: Matrix | None
+) -> Iterator[Pair]:
+    """Inputs, and what is to be given there by a layer that has given other than what was wanted
+    where it is not read."""
+    assert evidence.rectified is not None
+    assert bias is not None
+    for batch, (X, Y, *weight) in zip(evidence.sampled, evidence.pairs(), strict=True):
+        now = X[:, :, columns] @ weights.mT + bias[:, None, :]
+        yield X, evidence.rectified.wanted(batch, like(Y, now), now), *weight

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from .arrays import TINY, Matrix, half, like, single
+from .arrays import TINY, Matrix, clip_min, half, like, single
 from .moments import Gram, Marginals, Moments, Pair
 
 LARGE = 1 << 17
@@ -58,6 +58,30 @@ class Sampled:
 
 
 @dataclass(frozen=True)
+class Rectified:
+    """That ``max(0, slope y + offset)`` is all that is read of the outputs ``y``."""
+
+    slope: Matrix
+    """``(O,)``; 0: nothing is known of that output."""
+    offset: Mapping[int, Matrix]
+    """By batch, ``(O,)`` or at each sampled position ``(G, N, O)``; of others nothing is known."""
+
+    def wanted(self, batch: int, Y: Matrix, now: Matrix) -> Matrix:
+        """What is to be given instead of ``now`` ``(G, N, O)`` where ``Y`` was wanted: the same
+        where both are below zero, and zero where ``Y`` alone is."""
+        if batch not in self.offset:
+            return Y
+        slope, offset = self.slope, self.offset[batch]
+        given, wanted = slope * now + offset, slope * Y + offset
+        off = (wanted <= 0) * (slope != 0)
+        return Y + off * (now - Y - clip_min(given, 0.0) / (slope + (slope == 0)))
+
+    def rows(self, live: Matrix) -> Rectified:
+        """The same of some of the outputs, ``live`` ``(O,)`` booleans."""
+        return Rectified(self.slope[live], {b: o[..., live] for b, o in self.offset.items()})
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What the dense network showed of one layer on a person's data."""
 
@@ -75,6 +99,8 @@ class Evidence:
     """Of the inputs at the sampled positions, where another layer that sees the same has it."""
     free_bias: bool = True
     """Whether the mean of the outputs can be moved at will."""
+    rectified: Rectified | None = None
+    """What is read of the outputs; None: all."""
 
     def merge(self, other: Evidence) -> Evidence:
         """That of both sets of batches."""
@@ -128,6 +154,7 @@ class Evidence:
             outputs=Marginals(outputs.count, outputs.total[:, live], outputs.squares[:, live]),
             sampled={b: s.rows(live) for b, s in self.sampled.items()},
             joint=None if self.joint is None else self.joint.rows(live),
+            rectified=None if self.rectified is None else self.rectified.rows(live),
         )
 
     @property

@@ -10,6 +10,7 @@ end in the network's outputs, are left whole, and named.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -50,6 +51,8 @@ class Channels:
     """Why the other layers' outputs stay as many as they are."""
     shortcuts: Mapping[str, Shortcut] = field(default_factory=dict)
     """What layers' outputs are added to."""
+    rectified: Mapping[str, str | None] = field(default_factory=dict)
+    """Layers after which a rectifier alone reads, beyond the batch norm named and the shortcut."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def find_channels(model: nn.Module, call: Callable[[nn.Module], Any], usable: se
             groups.append(group)
         else:
             left[name] = reason or "its channels cannot be told apart"
-    return Channels(tuple(groups), left, sums.shortcuts)
+    return Channels(tuple(groups), left, sums.shortcuts, sums.rectified)
 
 
 def remove(model: nn.Module, call: Callable[[nn.Module], Any], kept: Mapping[str, Tensor]) -> None:
@@ -204,13 +207,15 @@ def _graph(model: nn.Module, call: Callable[[nn.Module], Any]) -> Any:
 
 
 class _Sums:
-    """Finds shortcuts in the graph that a pass leaves for its gradients."""
+    """Finds shortcuts and rectifiers in the graph that a pass leaves for its gradients."""
 
     def __init__(self, model: nn.Module) -> None:
         self._given: dict[Any, str] = {}  # what made a layer's input: the layer
         self._gives: dict[Any, str] = {}  # what made a layer's or norm's output: its name
         self._order: list[str] = []
         self.shortcuts: dict[str, Shortcut] = {}
+        self.rectified: dict[str, str | None] = {}
+        self._sums: dict[Any, Any] = {}  # what has added a shortcut to a layer: what gave that
         self._norms = {n for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
         layers = [(n, m) for n, m in model.named_modules() if isinstance(m, LAYERS)]
         norms = [(n, model.get_submodule(n)) for n in self._norms]
@@ -237,30 +242,53 @@ class _Sums:
                 "channels: the network cannot be followed (its outputs do not lead back to its"
                 " weights: is there a torch.no_grad() in its forward?)"
             )
+        readers, rectifiers = Counter[Any](todo), []
         while todo:
             node = todo.pop()
             if node is None or node in seen:
                 continue
             seen.add(node)
             behind = [f for f, _ in node.next_functions]
+            readers.update(behind)
             todo += behind
             if type(node).__name__ == "AddBackward0" and len(behind) == 2:
                 for added, other in (behind, behind[::-1]):
-                    self._note(added, other)
+                    self._note(node, added, other)
+            if type(node).__name__ in RECTIFIERS and not getattr(node, "_saved_min_val", 0):
+                rectifiers += behind
+        for node in rectifiers:
+            self._note_rectified(node, readers)
         return output
 
-    def _note(self, added: Any, other: Any) -> None:
+    def _layer_at(self, node: Any) -> tuple[str | None, str | None, Any]:
+        """The layer whose output a node has given, normalised or not, that norm, and the node of
+        the layer."""
+        name = self._gives.get(node)
+        if name not in self._norms:
+            return name, None, node
+        behind = next((f for f, _ in node.next_functions if f in self._gives), None)
+        return self._gives.get(behind), name, behind
+
+    def _note(self, node: Any, added: Any, other: Any) -> None:
         """A sum of what two nodes gave."""
-        layer, norm, source = self._gives.get(added), None, self._given.get(other)
-        if layer in self._norms:
-            norm = layer
-            layer = next((n for f, _ in added.next_functions if (n := self._gives.get(f))), None)
+        (layer, norm, _), source = self._layer_at(added), self._given.get(other)
         order = self._order
         if layer in order and source in order and order.index(source) < order.index(layer):
             self.shortcuts[layer] = Shortcut(source, norm)
+            self._sums[node] = added
+
+    def _note_rectified(self, node: Any, readers: Mapping[Any, int]) -> None:
+        """What a node has given goes through a rectifier, and to ``readers``."""
+        added = self._sums.get(node, node)
+        layer, norm, behind = self._layer_at(added)
+        alone = all(readers[each] == 1 for each in {node, added, behind})
+        if layer is not None and alone and self._order.count(layer) == 1:
+            self.rectified[layer] = norm
 
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+RECTIFIERS = ("ReluBackward0", "HardtanhBackward0")
+"""The latter where it begins at zero, as ReLU6 does."""
 
 
 def _tensors(output: Any) -> Iterable[Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core.arrays import written_out
 from ..core.channels import DEFAULT, ChannelOptions, Path, Reader, eliminate, refitted, spend
-from ..core.evidence import Evidence, Sampled
+from ..core.evidence import Evidence, Rectified, Sampled
 from ..core.fit import FitOptions, Solution
 from ..core.moments import Gram, Moments
 from ..core.options import number, share
@@ -40,6 +40,8 @@ class StructureOptions:
     mirror: float = number(0.5, 0)
     """Pictures are seen mirrored too, where that changes at most such a share of what the outputs
     tell between samples; 0: they are not."""
+    rectify: int = number(2, 0)
+    """Times that a layer is fitted again to what the rectifier behind it lets through."""
     channels: ChannelOptions = DEFAULT
 
     @property
@@ -192,7 +194,7 @@ def refit(structure_: StructureOptions) -> AnyFit:
         known = evidence.sampled or evidence.joint is not None  # else nothing to be fitted to
         if W.shape[0] > 1 or W.shape[2] < structure_.narrow or not known:
             return cut(W, evidence, live, options_)
-        found = refitted(W, evidence, columns, options_)
+        found = refitted(W, evidence, columns, options_, structure_.rectify)
         found.weights[:, torch.from_numpy(~rows)] = 0
         return found
 
@@ -206,14 +208,16 @@ def cut(W: Tensor, evidence: Evidence, live: Live, options: FitOptions) -> Solut
 
 
 class Shortcuts:
-    """What layers' outputs are added to, in the dense network and then in the pruned one.
+    """What layers' outputs are added to, in the dense network and then in the pruned one, and what
+    is read of the sum.
 
-    A sum ``norm(y) + s`` stays what it was where ``y`` is wanted as ``y + (s - s') / a``: ``s'`` is
-    what the pruned network adds, ``a`` the norm's factor.
+    A sum ``a y + b + s`` stays what it was where ``y`` is wanted as ``y + (s - s') / a``: ``s'`` is
+    what the pruned network adds, ``a`` and ``b`` are the norm's factor and shift.
     """
 
     def __init__(self, model: nn.Module, channels: Channels, shut: float) -> None:
         self._model, self._known, self._shut = model, channels.shortcuts, shut
+        self._rectified = channels.rectified
         self._sources: dict[str, dict[int, Tensor]] = {}
         self._added: set[tuple[str, int]] = set()
 
@@ -224,43 +228,56 @@ class Shortcuts:
 
     def plus(self, layer: Layer, evidence: Evidence) -> Evidence:
         """Outputs wanted with the dense network's shortcut."""
-        return self._moved(layer, evidence, 1.0)
+        return self._moved(layer, evidence, 1.0)[0]
 
     def less(self, layer: Layer, evidence: Evidence) -> Evidence:
-        """Outputs wanted without the pruned network's shortcut."""
-        return self._moved(layer, evidence, -1.0)
+        """Outputs wanted without the pruned network's shortcut, and what is read of them."""
+        moved, added = self._moved(layer, evidence, -1.0)
+        if layer.name not in self._rectified or layer.groups > 1:
+            return moved
+        a, b = self._norm(self._rectified[layer.name], layer)
+        if layer.name not in self._known:
+            added = dict.fromkeys(moved.sampled, torch.zeros(()))
+        offset = {batch: precise(b) + s for batch, s in added.items()}
+        return replace(moved, rectified=Rectified(precise(a), offset))
 
-    def _moved(self, layer: Layer, evidence: Evidence, sign: float) -> Evidence:
+    def _moved(
+        self, layer: Layer, evidence: Evidence, sign: float
+    ) -> tuple[Evidence, dict[int, Tensor]]:
+        """Outputs wanted with a shortcut or without it, and the shortcut, by batch."""
         shortcut = self._known.get(layer.name)
         if shortcut is None:
-            return evidence
+            return evidence, {}
         inputs = self._sources.get(shortcut.source, {})
         others = (n for n, s in self._known.items() if s.source == shortcut.source)
         if not any(name != layer.name for name in others):
             self._sources.pop(shortcut.source, None)  # as much as all activations of a layer
-        sampled = {}
+        a, _ = self._norm(shortcut.norm, layer)
+        factor = precise(torch.where(a == 0, 0.0, 1 / torch.where(a == 0, 1.0, a)))
+        sampled, shortcuts = {}, {}
         for batch, kept in evidence.sampled.items():
             x, call = inputs.get(batch), (layer.name, batch)
             if x is not None and _alongside(layer, x, kept) and (sign > 0 or call in self._added):
-                added = self._factor(shortcut.norm) * precise(
-                    layer.rows(x, kept.sample, kept.position)
-                )
-                again = Sampled.of(kept.size, kept.sample, kept.position, kept.y + sign * added)
+                added = precise(layer.rows(x, kept.sample, kept.position))
+                y = kept.y + sign * factor * added
+                again = Sampled.of(kept.size, kept.sample, kept.position, y)
                 kept = replace(again, weight=kept.weight, x=kept.x)
+                shortcuts[batch] = added
                 self._added.add(call)
             elif sign < 0 and call in self._added:
                 continue  # it went another way: what is wanted of it is not known
             sampled[batch] = kept
-        return replace(evidence, sampled=sampled)
+        return replace(evidence, sampled=sampled), shortcuts
 
-    def _factor(self, norm: str | None) -> Any:
-        """``1 / a``; 0 where the norm lets nothing through."""
-        if norm is None:
-            return 1.0
-        m: Any = self._model.get_submodule(norm)
-        a = m.weight / (m.running_var + m.eps).sqrt()
-        dead = a.abs() < self._shut * a.abs().mean()
-        return precise(torch.where(dead, 0.0, 1 / torch.where(dead, 1.0, a)))
+    def _norm(self, name: str | None, layer: Layer) -> tuple[Tensor, Tensor]:
+        """Factor and shift ``(C,)``; a factor of 0 where the norm lets nothing through."""
+        if name is None:
+            a = layer.weight.new_ones(len(layer.weight))
+            return a, torch.zeros_like(a)
+        m: Any = self._model.get_submodule(name)
+        a = (m.running_var + m.eps).rsqrt() * (1.0 if m.weight is None else m.weight)
+        b = (0.0 if m.bias is None else m.bias) - a * m.running_mean
+        return torch.where(a.abs() < self._shut * a.abs().mean(), 0.0, a), b
 
 
 def _alongside(layer: Layer, x: Tensor, kept: Sampled) -> bool:
