@@ -5,8 +5,9 @@
 
 Each point is a number of pixels and a share of the multiply-accumulates that stays; it is shrunk,
 exported, and scored as ONNX Runtime runs it, in float32 and in int8. Beside each stand the controls
-with nothing pruned: fewer pixels, int8, and both. 128 unlabelled photos; accuracy over all 1,000
-outputs, and told the ten classes.
+with nothing pruned: fewer pixels, int8, and both; and at some, channels chosen by the norms of
+their weights, as libraries do. 128 unlabelled photos; accuracy over all 1,000 outputs, and told the
+ten classes.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,13 +28,25 @@ from users import dogs_users
 
 import finepruning
 from finepruning import Config, Deployed, Preprocess, export, shrink
-from finepruning.research import find_images, paired, read_image, sizes
+from finepruning.research import find_images, paired, processor, read_image, sizes
 
 FILES = Path(__file__).parent.parent / "build" / "device"
 N = 128
 POINTS = ((160, 0.6), (128, 0.6), (160, 0.4), (128, 0.4), (128, 0.25))
 WHOLE = ((224, 1.0), (160, 1.0), (128, 1.0), (112, 1.0), (96, 1.0))
 FORMS = ("float32", "int8")
+ELIMINATED = "by elimination"
+MAGNITUDE = {"channels": {"rule": "magnitude"}}
+HOW: dict[str, dict[str, Any]] = {
+    ELIMINATED: {},
+    "by magnitude": {"structure": MAGNITUDE},
+    "by magnitude, mean and variance alone": {
+        "structure": {**MAGNITUDE, "mirror": 0.0},
+        "fit": {"method": "rescale"},
+    },
+}
+"""How channels are chosen, and the rest fitted: as we do where nothing else is said."""
+CONTROLS = tuple((p, m, how) for p, m in ((160, 0.6), (128, 0.4)) for how in list(HOW)[1:])
 
 
 @dataclass
@@ -43,6 +57,7 @@ class DeviceRow:
     pixels: int
     macs: float
     """Share of the multiply-accumulates that stays, at these pixels; 1: nothing is pruned."""
+    how: str
     form: str
     correct: int
     told: int
@@ -62,6 +77,7 @@ class LatencyRow:
     macs: float
     form: str
     batch: int
+    processor: str
     median: float
     low: float
     high: float
@@ -105,36 +121,41 @@ def main() -> None:
     path.parent.mkdir(exist_ok=True)
     if args.smoke:
         path.unlink(missing_ok=True)
-    done = {(r.draw, r.pixels, r.macs) for r in read_rows(path, DeviceRow)}
-    points = [(112, 1.0), (112, 0.5)] if args.smoke else [*WHOLE, *POINTS]
+    done = {(r.draw, r.pixels, r.macs, r.how) for r in read_rows(path, DeviceRow)}
+    points = [(112, 1.0, ELIMINATED), (112, 0.5, ELIMINATED)]
+    if not args.smoke:
+        points = [*((p, m, ELIMINATED) for p, m in (*WHOLE, *POINTS)), *CONTROLS]
     model = load_network("resnet50")
     for draw in range(1 if args.smoke else args.draws):
         photos = Photos(draw, args.smoke)
-        for pixels, macs in points:
+        for pixels, macs, how in points:
             # Nothing pruned is the same for all draws: they differ in the unlabelled photos.
-            if (draw, pixels, macs) not in done and not (draw and macs == 1):
-                for row in measured(model, photos, draw, pixels, macs):
+            once = macs == 1 or how != ELIMINATED
+            if (draw, pixels, macs, how) not in done and not (draw and once):
+                for row in measured(model, photos, draw, pixels, macs, how):
                     append_row(path, row)
                     share = [f"{100 * n / row.total:5.1f}" for n in (row.correct, row.told)]
-                    print(draw, pixels, macs, row.form, *share, f"{row.bytes / 1e6:.1f} MB",
+                    print(draw, pixels, macs, how, row.form, *share, f"{row.bytes / 1e6:.1f} MB",
                           f"{row.seconds:.0f} s", flush=True)  # fmt: skip
 
 
 def measured(
-    model: nn.Module, photos: Photos, draw: int, pixels: int, macs: float
+    model: nn.Module, photos: Photos, draw: int, pixels: int, macs: float, how: str
 ) -> list[DeviceRow]:
     """One point, in both forms."""
     own = photos.tensors(photos.own, pixels)
     seconds, network = 0.0, model
     if macs < 1:
         started = time.perf_counter()
-        config = Config(structure={"macs": macs})
+        options = HOW[how]
+        structure = {"macs": macs, **options.get("structure", {})}
+        config = Config(**{**options, "structure": structure})
         result = finepruning.personalize(model, own.split(16), config=config, progress=False)
         seconds = time.perf_counter() - started
         network = shrink(result.model, own[:2]).model
     test, rows = photos.tensors(photos.test, pixels).numpy(), []
     for form in FORMS:
-        file = FILES / f"{draw}-{pixels}-{macs}-{form}.onnx"
+        file = FILES / f"{draw}-{pixels}-{macs}-{form}{'-control' * (how != ELIMINATED)}.onnx"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)
         calibration = own.split(16) if form == "int8" else None
@@ -149,6 +170,7 @@ def measured(
                 draw,
                 pixels,
                 macs,
+                how,
                 form,
                 int((outputs.argmax(1) == labels).sum()),
                 int((among == labels).sum()),
@@ -159,7 +181,7 @@ def measured(
                 download,
             )
         )
-        if draw:
+        if draw or how != ELIMINATED:
             file.unlink()  # those of draw 0 are timed
     return rows
 
@@ -180,8 +202,9 @@ def latencies() -> None:
         for timing in paired(calls, next(iter(calls)), 15):
             pixels, macs, form = names[timing.name]
             row = LatencyRow(
-                pixels, macs, form, batch, timing.median, timing.low, timing.high, timing.times
-            )
+                pixels, macs, form, batch, processor(),
+                timing.median, timing.low, timing.high, timing.times,
+            )  # fmt: skip
             append_row(path, row)
             print(f"{timing.name:24} batch {batch:2} {timing.median:8.1f} ms {timing.times:6.2f}")
 

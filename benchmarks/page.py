@@ -16,7 +16,7 @@ from string import Template
 
 import numpy as np
 from cost import CostRow
-from device import DeviceRow, LatencyRow
+from device import ELIMINATED, DeviceRow, LatencyRow
 from groups import (
     CONTROLS,
     MANY,
@@ -234,27 +234,31 @@ def device_table(found: Sequence[Source]) -> str:
     whole = [r for r in rows if (r.macs, r.form) == (1, "float32")]
     dense = max(whole, key=lambda r: r.pixels)
     lines = []
-    for key in sorted({(r.form, -r.macs, -r.pixels) for r in rows}):
-        form, macs, pixels = key[0], -key[1], -key[2]
-        same = [r for r in rows if (r.form, r.macs, r.pixels) == (form, macs, pixels)]
+    for form, less, fewer, how in sorted({(r.form, -r.macs, -r.pixels, r.how) for r in rows}):
+        macs, pixels = -less, -fewer
+        setting = (form, macs, pixels, how)
+        same = [r for r in rows if (r.form, r.macs, r.pixels, r.how) == setting]
         told = [100 * r.told / r.total for r in same]
         mean = sum(told) / len(told)
         lines.append(
             (
-                pixels, "all" if macs == 1 else f"{macs:g}", form, len(same),
+                pixels, "all" if macs == 1 else f"{macs:g}",
+                "nothing pruned" if macs == 1 else how, form, len(same),
                 f"{sum(100 * r.correct / r.total for r in same) / len(same):.1f}",
                 f"{mean:.1f}" + (f" ({min(told):.1f} to {max(told):.1f})" if len(told) > 1 else ""),
                 f"{mean - 100 * dense.told / dense.total:+.1f}",
-                *(f"{fast[pixels, macs, form, b]:.1f}" if (pixels, macs, form, b) in fast else "-"
-                  for b in (1, 16)),
+                *(f"{fast[at]:.1f}" if how == ELIMINATED and (at := (pixels, macs, form, b)) in fast
+                  else "-" for b in (1, 16)),
                 f"{same[0].bytes / 1e6:.1f}", f"{same[0].download / 1e6:.1f}",
             )
         )  # fmt: skip
     head = (
-        "pixels", "MACs that stay", "numbers", "draws", "all outputs", "told the classes",
+        "pixels", "MACs that stay", "channels", "numbers", "draws", "all outputs",
+        "told the classes",
         "beside dense", "times, batch 1", "batch 16", "file, MB", "gzip, MB",
     )  # fmt: skip
-    return table(head, lines)
+    where = f"Timed on {times[0].processor}, two threads.\n\n" if times else ""
+    return where + table(head, lines)
 
 
 def wer_table(rows: list[WerRow]) -> str:

@@ -192,8 +192,11 @@ DEFAULTS = {
         "repair": 0.5, "gain_limit": 3.0, "path": 2,
     },
     "structure": {
-        "macs": None, "params": None, "narrow": 16, "shut": 1e-2, "mirror": 0.5, "rectify": 2,
-        "channels": {"hold": 0.01, "at_once": 24, "steps": 32, "least": 0.05, "multiple": 8},
+        "macs": None, "params": None, "narrow": 16, "shut": 1e-2, "mirror": 0.5, "rectify": 3,
+        "channels": {
+            "rule": "elimination", "hold": 0.01, "at_once": 24, "steps": 32, "least": 0.05,
+            "multiple": 8,
+        },
     },
     "check": {
         "enabled": True, "share": 0.125, "most": 16, "margin": 0.01, "sure": 1.645,

@@ -16,7 +16,7 @@ from .core.readout import ReadoutOptions, Skew, read_out, skew_of
 from .data.audio import find_audio, read_audio
 from .data.batches import BATCH_SIZE, count_items, logits_of, read_batches
 from .data.pictures import find_images, read_image
-from .deploy.bench import paired, sizes
+from .deploy.bench import paired, processor, sizes
 from .hub.resnet import resnet
 from .network.engine import Engine
 from .network.find import find_layers
@@ -62,6 +62,7 @@ __all__ = [
     "paired",
     "plan",
     "precise",
+    "processor",
     "prune",
     "read_audio",
     "read_batches",

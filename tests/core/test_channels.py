@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from finepruning.core.channels import (
     refitted,
     spend,
 )
-from finepruning.core.evidence import Evidence, Sampled
+from finepruning.core.evidence import Evidence, Rectified, Sampled
 from finepruning.core.fit import FitOptions
 from finepruning.core.moments import Marginals
 
@@ -145,3 +147,59 @@ def test_a_strong_ridge_holds_on_to_the_weights() -> None:
     Y = random.normal(size=(1, 50, 2))
     found = refitted(W, evidence(X, Y), None, FitOptions(ridge=1e6, repair=0.0))
     assert np.allclose(found.weights, W, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_a_rectifier_cuts_off_need_not_be_met(seed: int) -> None:
+    """What has to be met is met better, the more often it is fitted again; so more comes through of
+    what was wanted."""
+    random = np.random.default_rng(seed)
+    X, W = random.normal(size=(1, 400, 12)), random.normal(size=(1, 5, 12))
+    Y = X @ W.mT
+    slope, offset = np.array([1.0, 2, 0.5, -1, -2]), np.array([-1.0, -2, 0, 1, -3])
+    some = replace(evidence(X, Y), rectified=Rectified(slope, {0: offset}))
+    live = np.arange(12) < 7
+
+    def read(Y: np.ndarray) -> np.ndarray:
+        return np.asarray(np.maximum(0, slope * Y + offset))
+
+    rectified, unmet, missed = some.rectified, [], []
+    assert rectified is not None
+    for times in (0, 1, 3, 30):
+        found = refitted(W, some, live, PLAIN, times)
+        assert found.bias is not None
+        now = X @ found.weights.mT + found.bias[:, None, :]
+        unmet.append(((now - rectified.wanted(0, Y, now)) ** 2).mean())
+        missed.append(((read(now) - read(Y)) ** 2).mean())
+    assert unmet == sorted(unmet, reverse=True)
+    assert missed[2] < 0.95 * missed[0]
+
+
+def test_outputs_wanted_where_a_rectifier_follows() -> None:
+    rectified = Rectified(np.array([2.0, -1.0, 0.0]), {3: np.array([-2.0, 0.0, 5.0])})
+    Y = np.array([[[3.0, -2.0, -9.0], [0.0, 4.0, 1.0], [0.0, 4.0, 1.0]]])
+    now = np.array([[[0.0, 1.0, 0.0], [-7.0, 9.0, 0.0], [8.0, -3.0, 0.0]]])
+    # Read as it is; cut off in both: as it is now; cut off in what was wanted alone: to the edge.
+    wanted = [[[3.0, -2.0, -9.0], [-7.0, 9.0, 1.0], [1.0, 0.0, 1.0]]]
+    assert rectified.wanted(3, Y, now).tolist() == wanted
+    assert rectified.wanted(4, Y, now) is Y
+    assert rectified.rows(np.array([True, False, True])).slope.tolist() == [2.0, 0.0]
+
+
+def test_both_libraries_rectify_alike() -> None:
+    random = np.random.default_rng(3)
+    X, W = random.normal(size=(1, 200, 6)), random.normal(size=(1, 3, 6))
+    one = replace(evidence(X, X @ W.mT), rectified=Rectified(np.ones(3), {0: np.zeros(3)}))
+    tensors = {
+        0: replace(one.sampled[0], kept=torch.from_numpy(X @ W.mT), x=lambda: torch.from_numpy(X))
+    }
+    two = replace(
+        one,
+        sampled=tensors,
+        rectified=Rectified(torch.ones(3).double(), {0: torch.zeros(3).double()}),
+    )
+    live = np.arange(6) < 4
+    a = refitted(W, one, live, PLAIN, 2)
+    b = refitted(torch.from_numpy(W), two, live, PLAIN, 2)
+    assert np.allclose(a.weights, b.weights.numpy())
+    assert a.macs == b.macs

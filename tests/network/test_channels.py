@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finepruning import FinepruningError
 from finepruning.network.channels import LAYERS, Channels, Shortcut, find_channels, remove
@@ -29,6 +30,43 @@ def test_a_residual_stream_is_one_group_and_each_inside_of_a_block_another() -> 
     )
     assert found.left == {"6": "it gives the outputs"}
     assert found.shortcuts == {"2.c": Shortcut("2.a", "2.nc"), "3.c": Shortcut("3.a", "3.nc")}
+    assert found.rectified == {
+        "0": None, "2.a": "2.na", "2.b": None, "2.c": "2.nc", "3.a": "3.na", "3.b": None,
+        "3.c": "3.nc",
+    }  # fmt: skip
+
+
+class After(nn.Module):
+    """A layer, and something else behind it."""
+
+    def __init__(self, behind: Callable[[Tensor], Tensor], twice: bool = False) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 3)
+        self.behind, self.twice = behind, twice
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.behind(self.a(x))
+        return self.b(self.behind(self.a(y)) if self.twice else y)
+
+
+@pytest.mark.parametrize(
+    ("behind", "rectified"),
+    [
+        (torch.relu, True),
+        (nn.ReLU(), True),
+        (nn.ReLU(inplace=True), True),
+        (nn.ReLU6(), True),
+        (nn.Hardtanh(), False),  # -0.5 is read
+        (nn.LeakyReLU(), False),
+        (nn.GELU(), False),
+        (lambda y: torch.relu(y) + y, False),  # read beside it
+        (lambda y: torch.relu(y + 1), False),  # of what was added nothing is known
+    ],
+)
+def test_what_a_rectifier_cuts_off(behind: Callable[[Tensor], Tensor], rectified: bool) -> None:
+    found = channels_of(After(behind), torch.randn(4, 6)).rectified
+    assert found == ({"a": None} if rectified else {})
+    assert channels_of(After(behind, twice=True), torch.randn(4, 6)).rectified == {}
 
 
 def test_branches_gates_and_depthwise_layers() -> None:

@@ -64,13 +64,14 @@ def test_what_is_not_used_changes_nothing() -> None:
 def test_more_calibration_data_is_better() -> None:
     """Of a network to which left and right are the same, with few samples."""
     model, new = Sided(True).eval(), smooth(200, 9)
-    missed = []
-    for limit in (0.0, 0.5):
+    missed = dict.fromkeys((0.0, 0.5), 0.0)
+    for limit in missed:
         config = Config(structure={"macs": 0.5, "mirror": limit}, check=False, readout=False)
-        small = finepruning.personalize(model, smooth(12, 1), config=config, progress=False).model
-        with torch.no_grad():
-            missed.append(float((small(new) - model(new)).square().mean()))
-    assert missed[1] < 0.9 * missed[0]
+        for seed in range(4):
+            made = finepruning.personalize(model, smooth(8, seed), config=config, progress=False)
+            with torch.no_grad():
+                missed[limit] += float((made.model(new) - model(new)).square().mean())
+    assert missed[0.5] < 0.95 * missed[0.0]
 
 
 def test_no_more_than_there_is_room_for() -> None:

@@ -159,3 +159,23 @@ def test_an_update_restructures_beside_what_was_kept(tmp_path: Any) -> None:
     assert result.report.macs["personal"] <= 0.5 * result.report.macs["dense"]
     assert missed(model, result.model, smooth(64, 3)) < 0.05
     assert shrink(result.model, x[:2]).removed
+
+
+def test_fitting_to_what_is_read_misses_less() -> None:
+    model, x, new = residual(), smooth(64, 1), smooth(128, 2)
+    times = [missed(model, personal(model, x, macs=0.5, rectify=k).model, new) for k in (0, 3)]
+    assert times[1] < 0.98 * times[0]
+
+
+def test_the_controls_are_worse() -> None:
+    """Channels by magnitude; and only mean and variance brought back."""
+    model, x, new = residual(), smooth(64, 1), smooth(128, 2)
+    rule = {"rule": "magnitude"}
+    ours = missed(model, personal(model, x, macs=0.5).model, new)
+    norms = missed(model, personal(model, x, macs=0.5, channels=rule).model, new)
+    config = Config(
+        structure={"macs": 0.5, "channels": rule}, fit={"method": "rescale"}, readout=False,
+        check=False,
+    )  # fmt: skip
+    alone = finepruning.personalize(model, x, config=config, progress=False)
+    assert ours < norms < 0.5 * missed(model, alone.model, new)

@@ -27,6 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     import torch
 
+    from ..deploy.bench import processor
     from ..deploy.shrink import shrink
 
     found = opening.opened(args)
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
             rows = _rows(models, files, found.example, args.rounds, threads)
         finally:
             torch.set_num_threads(before)
-    summary = {"threads": threads, "processor": _processor(), "rows": rows}
+    summary = {"threads": threads, "processor": processor(), "rows": rows}
     return summary, _table(summary)
 
 
@@ -112,18 +113,6 @@ def _torch_call(model: nn.Module, x: Any) -> Any:
 
 def _onnx_call(deployed: Any, x: Any) -> Any:
     return lambda: deployed.run(x)
-
-
-def _processor() -> str:
-    """Which one it is, and whether it has instructions for 8 bits."""
-    from ..deploy.export import has_vnni
-
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(v.partition(":")[2].strip() for v in lines if v.startswith("model name"))
-    except (OSError, StopIteration):
-        name = "unknown"
-    return f"{name}, {'with' if has_vnni() else 'without'} VNNI"
 
 
 def _table(summary: dict[str, Any]) -> str:

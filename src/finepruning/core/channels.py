@@ -18,13 +18,16 @@ from .arrays import TINY, Matrix, double, inverse_of, like
 from .evidence import Evidence
 from .fit import FitOptions, Solution, fitted_bias, gain, unexplained
 from .moments import Gram, Moments, Pair
-from .options import number
+from .options import choice, number
 
 
 @dataclass(frozen=True)
 class ChannelOptions:
     """How whole channels are chosen."""
 
+    rule: str = choice("elimination", "magnitude")
+    """By what channels are chosen: block elimination; or the weights that write and read them, as
+    libraries do (Torch-Pruning's group magnitude)."""
     hold: float = number(0.01, above=0)
     """How strongly weights hold on to the generic ones meanwhile, in variances of their inputs."""
     at_once: int = number(24, 2)
@@ -99,6 +102,17 @@ def eliminate(readers: Sequence[Reader], options: ChannelOptions = DEFAULT) -> P
         alive = np.delete(alive, goes)
     macs = sum(part.macs for part in parts)
     return Path(np.array(order), np.array(missed), macs)
+
+
+def by_magnitude(norms: np.ndarray) -> Path:
+    """The path by the norms ``(C,)`` of the weights of each channel, the smallest first.
+
+    >>> by_magnitude(np.array([3.0, 1, 2])).order.tolist()
+    [1, 2, 0]
+    """
+    order = np.argsort(norms, kind="stable")
+    gone = np.cumsum(norms[order] / (norms.sum() + TINY))
+    return Path(order, np.append(0.0, gone))
 
 
 class _Elimination:

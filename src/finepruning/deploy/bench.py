@@ -62,3 +62,15 @@ def sizes(files: Sequence[Path]) -> tuple[int, int]:
     """Bytes on disk, and of a download (gzip)."""
     held = [file.read_bytes() for file in files]
     return sum(map(len, held)), sum(len(gzip.compress(data, LEVEL)) for data in held)
+
+
+def processor() -> str:
+    """Which one it is, and whether it has instructions for 8 bits."""
+    from .export import has_vnni
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(v.partition(":")[2].strip() for v in lines if v.startswith("model name"))
+    except (OSError, StopIteration):
+        name = "unknown"
+    return f"{name}, {'with' if has_vnni() else 'without'} VNNI"

@@ -12,9 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from ..core.arrays import written_out
-from ..core.channels import DEFAULT, ChannelOptions, Path, Reader, eliminate, refitted, spend
+from ..core.channels import (
+    DEFAULT,
+    ChannelOptions,
+    Path,
+    Reader,
+    by_magnitude,
+    eliminate,
+    refitted,
+    spend,
+)
 from ..core.evidence import Evidence, Rectified, Sampled
-from ..core.fit import FitOptions, Solution
+from ..core.fit import FitOptions, Solution, repaired
 from ..core.moments import Gram, Moments
 from ..core.options import number, share
 from ..network.channels import Channels, Group
@@ -40,7 +49,7 @@ class StructureOptions:
     mirror: float = number(0.5, 0)
     """Pictures are seen mirrored too, where that changes at most such a share of what the outputs
     tell between samples; 0: they are not."""
-    rectify: int = number(2, 0)
+    rectify: int = number(3, 0)
     """Times that a layer is fitted again to what the rectifier behind it lets through."""
     channels: ChannelOptions = DEFAULT
 
@@ -95,7 +104,11 @@ def paths(
                     _reader(layers[name], held[name], seen.evidence[name], group)
                     for name in group.readers
                 ]
-                made[group.name] = eliminate(readers, options)
+                made[group.name] = (
+                    eliminate(readers, options)
+                    if options.rule == "elimination"
+                    else by_magnitude(_norms(layers, group))
+                )
         for name in [*held]:
             if not any(name in g.readers and waiting[g.name] for g in channels.groups):
                 del held[name]
@@ -120,6 +133,18 @@ def _reader(layer: Layer, gram: Gram, evidence: Evidence, group: Group) -> Reade
     W = precise(layer.matrix())[0]
     columns = columns_of_channels(layer, group.readers[layer.name])
     return Reader(written_out(gram.H)[0], W, float(evidence.outputs.variance.sum()), columns)
+
+
+def _norms(layers: Mapping[str, Layer], group: Group) -> np.ndarray:
+    """Norms ``(C,)`` of all weights that write and read each channel."""
+    total = np.zeros(group.channels)
+    for name, written in group.writers.items():
+        rows = precise(layers[name].matrix()).flatten(0, 1).square().sum(1).cpu().numpy()
+        total += np.where(written.numpy() >= 0, rows[written.numpy()], 0.0)
+    for name, read in group.readers.items():
+        columns = precise(layers[name].matrix())[0].square().sum(0).cpu().numpy()
+        total += columns[columns_of_channels(layers[name], read)].sum(1)
+    return np.asarray(total**0.5)
 
 
 def columns_of_channels(layer: Layer, channels: Tensor) -> np.ndarray:
@@ -192,6 +217,8 @@ def refit(structure_: StructureOptions) -> AnyFit:
     def fit(W: Tensor, evidence: Evidence, live: Live, options_: FitOptions) -> Solution:
         columns, rows = live
         known = evidence.sampled or evidence.joint is not None  # else nothing to be fitted to
+        if options_.method == "rescale" and known:  # its mean and variance alone
+            return repaired(cut(W, evidence, live, options_).weights, evidence, options_)
         if W.shape[0] > 1 or W.shape[2] < structure_.narrow or not known:
             return cut(W, evidence, live, options_)
         found = refitted(W, evidence, columns, options_, structure_.rectify)
