@@ -192,7 +192,8 @@ DEFAULTS = {
         "repair": 0.5, "gain_limit": 3.0, "path": 2,
     },
     "structure": {
-        "macs": None, "params": None, "narrow": 16, "shut": 1e-2, "mirror": 0.5, "rectify": 3,
+        "macs": None, "params": None, "latency": None, "narrow": 16, "shut": 1e-2,
+        "mirror": 0.5, "rectify": 3,
         "channels": {
             "rule": "elimination", "hold": 0.01, "at_once": 24, "steps": 32, "least": 0.05,
             "multiple": 8,
@@ -383,6 +384,7 @@ ELSEWHERE = {
     "core.moments.PART": "how sums are computed, not what comes out",
     "core.arrays.BLOCK": "how a product is computed, not what comes out",
     "core.channels.LARGE": "to which groups ChannelOptions.multiple applies: speed, not accuracy",
+    "network.timing.ROUNDS": "of a timing: only how sure it is",
     "core.channels.COMPACT": "how a path is computed, not what it is",
     "network.channels.NEAR": "rounding",
     "core.drift.FEWEST": "of fewer samples a covariance has no squares",

@@ -119,7 +119,7 @@ ABOVE = {
         "steps",
     },
     "hub": {"_errors", "data"},
-    "deploy": {"_errors", "_version", "artifact", "data", "network"},
+    "deploy": {"_errors", "_version", "artifact", "core", "data", "network"},
     "scoring": {"_errors", "data"},
     "research": {"core", "data", "deploy", "hub", "network", "report", "steps"},
 }  # fmt: skip

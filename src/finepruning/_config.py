@@ -142,8 +142,10 @@ class Config:
             part = _part(name, preset, getattr(self, name))
             object.__setattr__(self, name, part)
         _check(self)
-        if self.structure.macs is not None and self.structure.params is not None:
-            raise FinepruningError("structure: macs and params; give one of them")
+        targets = ("macs", "params", "latency")
+        asked = [name for name in targets if getattr(self.structure, name) is not None]
+        if len(asked) > 1:
+            raise FinepruningError(f"structure: {' and '.join(asked)}; give one of them")
         if self.structure.wanted and (self.sparsity != AUTO or self.effort != "best"):
             given = "sparsity" if self.sparsity != AUTO else "effort"
             raise FinepruningError(

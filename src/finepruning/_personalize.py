@@ -22,6 +22,7 @@ def personalize(
     tolerance: float | None = None,
     macs: float | None = None,
     params: float | None = None,
+    latency: float | None = None,
     effort: str | None = None,
     readout: bool | None = None,
     seed: int | None = None,
@@ -50,9 +51,10 @@ def personalize(
     which, of 100 answers, at most ``100 * tolerance`` (default 12) change beside the dense network
     with its read-out, as samples held back tell; these are taken in again for the final fit.
 
-    ``macs`` or ``params`` is the share of the multiply-accumulates, or of the weights, that is to
-    stay: then whole channels go, and :func:`finepruning.shrink` makes a smaller network of it. That
-    network comes back even where it answers worse: the report says so.
+    ``macs``, ``params`` or ``latency`` is the share of the multiply-accumulates, of the weights, or
+    of one sample's time on this machine, that is to stay: then whole channels go, and
+    :func:`finepruning.shrink` makes a smaller network of it. That network comes back even where it
+    answers worse: the report says so. How much goes for a ``latency`` differs from run to run.
 
     ``effort`` (``best``, ``fast`` or ``paper``; default ``best``), ``readout`` (default True) and
     ``seed`` (default 0) are what else is chosen most often. ``config`` holds all choices, these
@@ -76,6 +78,7 @@ def personalize(
         tolerance,
         macs,
         params,
+        latency,
         effort,
         readout,
         seed,
@@ -94,6 +97,7 @@ def _chosen(
     tolerance: float | None,
     macs: float | None,
     params: float | None,
+    latency: float | None,
     effort: str | None,
     readout: bool | None,
     seed: int | None,
@@ -106,7 +110,8 @@ def _chosen(
     """All choices, from those that are made most often or from a record of all."""
     known = {"kind": task, "classes": classes, "names": class_names, "prior": class_prior}
     outputs = {name: value for name, value in known.items() if value is not None} or None
-    structure = {k: v for k, v in {"macs": macs, "params": params}.items() if v is not None}
+    targets = {"macs": macs, "params": params, "latency": latency}
+    structure = {name: value for name, value in targets.items() if value is not None}
     chosen: dict[str, Any] = {"sparsity": sparsity, "effort": effort, "readout": readout}
     chosen |= {"structure": structure or None, "seed": seed, "task": outputs, "choice": tolerance}
     settings = _settings({k: v for k, v in chosen.items() if v is not None}, config)

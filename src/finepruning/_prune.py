@@ -14,19 +14,22 @@ from torch import Tensor, nn
 
 from ._config import Config
 from ._errors import FinepruningError
+from .core.channels import Path
 from .core.fit import Solution
 from .core.plan import budget, plan
 from .core.readout import Readout
-from .network.channels import find_channels, proven
+from .network.channels import Channels, find_channels, proven, remove
+from .network.copying import copied
 from .network.engine import Engine
 from .network.find import Found
 from .network.layers import precise
+from .network.timing import time_share
 from .steps.check import Check, check
 from .steps.choose import Choice, choose
 from .steps.observation import Observation
 from .steps.paper import prune_by_activity
 from .steps.prune import Pruning, Teaching, prune, prune_path
-from .steps.structure import Shortcuts, cut, paths, refit, structure
+from .steps.structure import Shortcuts, Structure, cut, paths, refit, structure
 
 
 @dataclass
@@ -61,9 +64,9 @@ class Pruner:
         add_shift(self.found, seen, self.answer)
         return done
 
-    def restructure(self) -> tuple[Pruning, float]:
-        """Take out whole channels, and refit all that stays; and the multiply-accumulates that
-        choosing them took."""
+    def restructure(self) -> tuple[Pruning, float, tuple[str, ...]]:
+        """Take out whole channels, and refit all that stays; the multiply-accumulates that choosing
+        them took; and what was timed."""
         options, sample = self.config.structure, self.seen.calibration[0].take(0)
         usable = {layer.name for layer in self.found.layers if layer.groups == 1}
 
@@ -82,7 +85,13 @@ class Pruner:
                 self.engine, self.found, self.seen, channels, shortcuts, options.channels,
                 bar.update,
             )  # fmt: skip
-        shape = structure(self.found, seen, channels, made, options)
+        timed: tuple[str, ...] = ()
+        if options.latency is not None:
+            shape, timed = self._fast_enough(call, seen, channels, made)
+        else:
+            part = float(options.macs or options.params or 1.0)
+            by_macs = options.macs is not None
+            shape = structure(self.found, seen, channels, made, part, by_macs, options.channels)
         live = {}
         for layer in self.found.layers:
             name, (groups, outputs, inputs) = layer.name, layer.matrix().shape
@@ -97,7 +106,40 @@ class Pruner:
                 observed=self.config.observe, beside=shortcuts,
             )  # fmt: skip
         add_shift(self.found, self.seen, self.answer)
-        return done, sum(path.macs for path in made.values())
+        return done, sum(path.macs for path in made.values()), timed
+
+    def _fast_enough(
+        self,
+        call: Callable[[nn.Module], Any],
+        seen: Observation,
+        channels: Channels,
+        made: Mapping[str, Path],
+    ) -> tuple[Structure, tuple[str, ...]]:
+        """The most that stays within the time asked for, by halves; and what it takes."""
+        options, whole = self.config.structure, self.engine.replica()
+        wanted = float(options.latency or 1.0)
+
+        def tried(part: float) -> tuple[Structure, float]:
+            shape = structure(self.found, seen, channels, made, part, True, options.channels)
+            small = copied(whole)
+            remove(small, call, {n: torch.from_numpy(kept) for n, kept in shape.kept.items()})
+            return shape, time_share(small, whole, call)
+
+        low, high = LEAST, 1.0
+        best, took = tried(low)
+        if took <= wanted:
+            with self.bar("time", TRIES) as bar:
+                for _ in range(TRIES):
+                    middle = (low * high) ** 0.5
+                    shape, needed = tried(middle)
+                    if needed <= wanted:
+                        low, best, took = middle, shape, needed
+                    else:
+                        high = middle
+                    bar.update()
+        line = f"one sample takes {took:.0%} of the dense network's time, in PyTorch, timed here"
+        missed = f"; {wanted:.0%} was asked for: no more channels can go" if took > wanted else ""
+        return best, (line + missed,)
 
     def choose(self, task: str) -> Choice:
         """Try sparsities, and choose. The network stays as it is."""
@@ -187,7 +229,7 @@ def notes_on(config: Config, found: Found, seen: Observation, checked: Check) ->
     whole = sum(layer.size * cost[layer.name] for layer in found.layers)
     stays = sum(int((layer.weight != 0).sum()) * cost[layer.name] for layer in found.layers)
     wanted = config.structure.macs or config.structure.params or 1.0
-    if stays > (wanted + SHORT) * whole:
+    if config.structure.latency is None and stays > (wanted + SHORT) * whole:
         what = "weights" if config.structure.macs is None else "multiply-accumulates"
         notes.append(
             f"{wanted:.0%} of the {what} were to stay, and {stays / whole:.0%} do: no other"
@@ -198,5 +240,9 @@ def notes_on(config: Config, found: Found, seen: Observation, checked: Check) ->
     return tuple(notes)
 
 
+LEAST = 0.02
+"""Share of the multiply-accumulates below which nothing is timed."""
+TRIES = 6
+"""Halvings between that and all of them: to 1 in 16."""
 SHORT = 0.02
 """Of the whole cost, from which it is told that more stays than was asked for."""

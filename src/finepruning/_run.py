@@ -148,9 +148,9 @@ class _Run:
         sparsity = self.sparsity if choice is None else choice.sparsity
         if self._restructuring:
             both, mirrored = self._mirrored(seen)
-            pruning, chosen = replace(work, seen=both).restructure()
+            pruning, chosen, timed = replace(work, seen=both).restructure()
             checked = check(engine, seen, task, answer, config.check, config.choice, False)
-            notes = notes_on(config, found, seen, checked)
+            notes = (*timed, *notes_on(config, found, seen, checked))
             # It was asked to cost less, not to be better: what that costs is told.
             checked = replace(checked, passed=True)
         elif sparsity is not None:

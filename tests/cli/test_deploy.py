@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finepruning import Deployed
 from finepruning.cli.main import main
 
 NET = """
@@ -25,18 +26,29 @@ def net():
 """
 
 
+PREPARED = ["--resize", "16", "--crop", "16", "--mean", "0.5", "--std", "0.5"]
+PERSONAL = ["personalize", "--model", "net.py:net", "--data", "photos", *PREPARED]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with photos, and what was made of them."""
+    place = tmp_path_factory.mktemp("place")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        Path("net.py").write_text(NET)
+        Path("photos").mkdir()
+        for i in range(24):
+            pixels = np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(f"photos/{i:02}.png")
+        assert main([*PERSONAL, "--macs", "0.5x", "--out", "me"]) == 0
+    return place
+
+
 @pytest.fixture
-def me(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    Path("net.py").write_text(NET)
-    Path("photos").mkdir()
-    for i in range(24):
-        pixels = np.random.default_rng(i).integers(0, 255, (16, 16, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(f"photos/{i:02}.png")
-    prepared = ["--resize", "16", "--crop", "16", "--mean", "0.5", "--std", "0.5"]
-    assert main(["personalize", "--model", "net.py:net", "--data", "photos", *prepared,
-                 "--macs", "0.5x", "--out", "me"]) == 0  # fmt: skip
-    return tmp_path
+def me(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(place)
+    return place
 
 
 def test_from_a_persons_photos_to_a_file_that_runs(
@@ -63,7 +75,7 @@ def test_from_a_persons_photos_to_a_file_that_runs(
 
 def test_a_table_of_latencies(me: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert main(["bench", "me", "--data", "photos", "--rounds", "2", "--format", "json"]) == 0
+    assert main(["bench", "me", "--data", "photos", "--rounds", "1", "--format", "json"]) == 0
     found = json.loads(capsys.readouterr().out)
     names = {row["name"] for row in found["rows"]}
     runtimes = ("PyTorch", "ONNX Runtime")
@@ -71,8 +83,34 @@ def test_a_table_of_latencies(me: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert {row["batch"] for row in found["rows"]} == {1, 16}
     size = {row["name"]: row["bytes"] for row in found["rows"] if "bytes" in row}
     assert size["ONNX Runtime: small"] < size["ONNX Runtime: with zeros"]
-    assert main(["bench", "me", "--data", "photos", "--rounds", "1"]) == 0
-    assert "VNNI, " in capsys.readouterr().out
+    assert "VNNI" in found["processor"]
+
+
+def test_a_size_and_a_number_of_pixels(me: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--size", "25KB", "--pixels", "12", "--out", "sized", "--format", "json"]
+    assert main([*PERSONAL, *words]) == 0
+    report = json.loads(capsys.readouterr().out)["report"]
+    assert 4 * (report["weights"] - report["zeros"]) < 25_000 < 4 * report["weights"]
+    assert main(["export", "sized", "--data", "photos", "--to", "sized.onnx"]) == 0
+    assert Deployed("sized.onnx").preprocess.crop == 12
+
+
+def test_pixels_chosen_by_the_answers_that_stay(
+    me: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--pixels", "auto", "--tolerance", "1", "--sparsity", "0.5", "--out", "few"]
+    assert main([*PERSONAL, *words]) == 0
+    said = capsys.readouterr().err
+    assert "pixels: 8: " in said
+    assert "of the answers stay, 25% of the multiply-accumulates" in said
+    assert "resize 8 bilinear, crop 8" in said
+
+
+def test_a_latency_is_timed(me: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*PERSONAL, "--latency", "0.9x", "--out", "quick", "--format", "json"]) == 0
+    report = json.loads(capsys.readouterr().out)["report"]
+    assert report["zeros"] > 0
+    assert any("of the dense network's time, in PyTorch" in line for line in report["warnings"])
 
 
 @pytest.mark.parametrize(
@@ -82,6 +120,16 @@ def test_a_table_of_latencies(me: Path, capsys: pytest.CaptureFixture[str]) -> N
         (["export", "me", "--data", "photos", "--to", "m.bin"], "a name that ends in .onnx or"),
         (["export", "photos", "--data", "photos", "--to", "m.onnx"], "not a finepruning artifact"),
         (["run", "no.onnx", "--data", "photos"], "no.onnx: there is no such file"),
+        ([*PERSONAL, "--size", "1MB", "--out", "new"], "size: the network takes 0.0 MB as it is"),
+        ([*PERSONAL, "--size", "10B", "--out", "new"], "size: what is not pruned takes 0.0 MB"),
+        (
+            [*PERSONAL, "--size", "9KB", "--params", "0.5", "--out", "new"],
+            "--size and --params: give one of them",
+        ),
+        (
+            [*PERSONAL, "--macs", "0.5", "--latency", "0.5", "--out", "new"],
+            "macs and latency; give one of them",
+        ),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(

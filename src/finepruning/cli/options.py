@@ -131,5 +131,21 @@ def part(text: str) -> float:
     return value
 
 
+def bytes_(text: str) -> float:
+    """A size, as ``10MB`` or ``800KB``."""
+    number, unit = text.upper().removesuffix("B"), 1.0
+    for letter, factor in (("G", 1e9), ("M", 1e6), ("K", 1e3)):
+        if number.endswith(letter):
+            number, unit = number[:-1], factor
+    if (value := float(number) * unit) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a size, such as 10MB")
+    return value
+
+
+def pixels(text: str) -> int | str:
+    """A number of pixels, or ``auto``."""
+    return text if text == "auto" else positive(text)
+
+
 def words(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]

@@ -35,6 +35,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--params", type=options.part, metavar="SHARE", help="the same of the weights"
     )
+    parser.add_argument(
+        "--latency", type=options.part, metavar="SHARE",
+        help="the same of the time that one sample takes on this machine",
+    )  # fmt: skip
+    parser.add_argument(
+        "--size", type=options.bytes_, metavar="10MB",
+        help="the same, until the weights take so much in 32 bits (in 8, a quarter of it)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pixels", type=options.pixels, metavar="N",
+        help="the same part of each picture in N by N pixels; auto: in as few as no more answers"
+        " than --tolerance change by, before anything is pruned",
+    )  # fmt: skip
     parser.add_argument("--effort", choices=["fast", "best", "paper"], default="best")
     parser.add_argument(
         "--no-readout",
@@ -81,7 +94,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         check_place(out)
     except FinepruningError as error:
         raise FinepruningError(f"--out {error}") from error
-    if args.tolerance is not None and args.sparsity not in (None, "auto"):
+    auto = args.sparsity in (None, "auto") or args.pixels == "auto"
+    if args.tolerance is not None and not auto:
         raise FinepruningError(
             f"--tolerance {args.tolerance:g}: says how a sparsity is chosen, and --sparsity"
             f" {args.sparsity:g} is given; leave one out"
@@ -93,6 +107,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     device = common.device(args.device)
     loaded = common.load(args, kind)
     check_space(out, sum(p.nbytes for p in loaded.model.parameters()))
+    if args.pixels is not None:
+        loaded = _in_pixels(args, loaded, device)
     folder = open_folder(args.data, loaded, batch_size=args.batch_size, seed=args.seed)
     try:
         result = personalize(
@@ -107,6 +123,49 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return summary, str(result.report)
 
 
+def _in_pixels(args: argparse.Namespace, loaded: Loaded, device: str) -> Loaded:
+    """The same network, with pictures in fewer pixels; the choice is saved as if it was given."""
+    from .. import Preprocess, open_folder
+    from ..deploy.pixels import chosen, fewest_pixels
+
+    before = loaded.preprocess
+    if not loaded.takes_images or not isinstance(before, Preprocess) or before.crop is None:
+        raise FinepruningError(
+            f"--pixels {args.pixels}: {loaded.called} takes no pictures of one size; leave it out,"
+            " or give --resize and --crop"
+        )
+    whole = max(before.crop) if isinstance(before.crop, tuple) else before.crop
+
+    def at(side: int) -> Loaded:
+        small = before.scaled(side / whole)
+        return loaded.preparing_images(resize=small.resize, crop=small.crop)
+
+    side = args.pixels
+    if side == "auto":
+        tolerance = TOLERANCE if args.tolerance is None else args.tolerance
+        tried = fewest_pixels(
+            loaded.model.to(device),
+            lambda n: open_folder(args.data, at(n), batch_size=args.batch_size, seed=args.seed),
+            whole,
+            tolerance,
+        )
+        for one in tried[1:]:
+            common.say(
+                f"pixels: {one.pixels}: {one.stays:.0%} of the answers stay, {one.macs:.0%} of the"
+                " multiply-accumulates"
+            )
+        side = chosen(tried, tolerance)
+    made = at(side)
+    assert isinstance(made.preprocess, Preprocess)
+    args.resize, args.crop = made.preprocess.resize or "none", made.preprocess.crop
+    common.say(f"images: {made.preprocess}")
+    return made
+
+
+TOLERANCE = 0.12
+"""That of the sparsity's choice."""
+
+
 def _config(args: argparse.Namespace, loaded: Loaded) -> Config:
     from .. import Config
 
@@ -114,7 +173,13 @@ def _config(args: argparse.Namespace, loaded: Loaded) -> Config:
     if args.classes is not None and args.task is None:
         task["kind"] = "classes"
     task["names"] = common.class_names(args, loaded)
-    structure = {"macs": args.macs, "params": args.params}
+    structure = {"macs": args.macs, "params": args.params, "latency": args.latency}
+    if args.size is not None:
+        if args.params is not None:
+            raise FinepruningError("--size and --params: give one of them")
+        from ..deploy.shrink import share_for
+
+        structure["params"] = share_for(loaded.model, args.size)
     return Config(
         structure={name: value for name, value in structure.items() if value is not None},
         sparsity="auto" if args.sparsity is None else args.sparsity, choice=args.tolerance,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -110,6 +110,21 @@ class Preprocess:
         pixels = np.asarray(image, dtype=np.float32).reshape(image.height, image.width, -1) / 255
         pixels = (pixels - np.array(self.mean, "f4")) / np.array(self.std, "f4")
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def scaled(self, factor: float) -> Preprocess:
+        """The same part of each picture in ``factor`` times as many pixels a side.
+
+        >>> print(Preprocess().scaled(0.5))
+        resize 128 bilinear, crop 112, mean [0.485, 0.456, 0.406], std [0.229, 0.224, 0.225],\
+ channels 3
+        """
+
+        def side(size: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
+            if isinstance(size, tuple):
+                return (max(1, round(size[0] * factor)), max(1, round(size[1] * factor)))
+            return None if size is None else max(1, round(size * factor))
+
+        return replace(self, resize=side(self.resize), crop=side(self.crop))
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         if not isinstance(self.resize, int):

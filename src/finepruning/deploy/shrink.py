@@ -18,6 +18,7 @@ from .._errors import FinepruningError
 from ..artifact.layout import check_place
 from ..network.channels import LAYERS, find_channels, removed
 from ..network.copying import copied
+from ..network.find import find_layers
 from ..network.plain import become
 from .example import example_of
 
@@ -182,3 +183,27 @@ def _put(model: nn.Module, name: str, value: Tensor) -> None:
         module._buffers[key] = value
     else:
         raise KeyError(name)
+
+
+def share_for(model: nn.Module, size: float) -> float:
+    """Which share of the prunable weights may stay, so that all parameters and buffers take
+    ``size`` bytes in 32 bits.
+
+    >>> share_for(nn.Linear(100, 10, bias=False), 1000)
+    0.25
+
+    Raises :class:`FinepruningError` where they take no more already, or the rest alone does.
+    """
+    values = [*model.parameters(), *model.buffers()]
+    whole = float(WORD * sum(v.numel() for v in values if v.is_floating_point()))
+    weights = float(WORD * sum(layer.size for layer in find_layers(model).layers))
+    if size >= whole:
+        raise FinepruningError(f"size: the network takes {whole / 1e6:.1f} MB as it is")
+    if size <= whole - weights:
+        rest = (whole - weights) / 1e6
+        raise FinepruningError(f"size: what is not pruned takes {rest:.1f} MB; give more")
+    return 1 - (whole - size) / weights
+
+
+WORD = 4
+"""Bytes of a float32."""

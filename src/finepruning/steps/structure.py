@@ -42,6 +42,8 @@ class StructureOptions:
     """Share of the multiply-accumulates."""
     params: float | None = share(None)
     """Share of the weights."""
+    latency: float | None = share(None)
+    """Share of the time that one sample takes in PyTorch on this machine."""
     narrow: int = number(16, 0)
     """Layers that see fewer inputs, depthwise convolutions for example, are not refitted."""
     shut: float = number(1e-2, 0, 1)
@@ -56,7 +58,7 @@ class StructureOptions:
     @property
     def wanted(self) -> bool:
         """Whether any channel is to go."""
-        return self.macs is not None or self.params is not None
+        return any(value is not None for value in (self.macs, self.params, self.latency))
 
 
 @dataclass(frozen=True)
@@ -183,13 +185,14 @@ def structure(
     seen: Observation,
     channels: Channels,
     made: Mapping[str, Path],
-    options: StructureOptions,
+    part: float,
+    macs: bool,
+    options: ChannelOptions,
 ) -> Structure:
-    """What stays, so that the network costs what was asked for."""
+    """What stays, so that a ``part`` of the ``macs``, or else of the weights, does."""
     usable = Channels(tuple(g for g in channels.groups if g.name in made), channels.left)
-    cost = Cost(found, seen, usable, options.macs is not None)
-    share_ = options.macs if options.macs is not None else options.params
-    counts = spend(made, cost, float(share_ or 1.0) * cost.whole, options.channels)
+    cost = Cost(found, seen, usable, macs)
+    counts = spend(made, cost, part * cost.whole, options)
     kept = {name: made[name].kept(count) for name, count in counts.items()}
     layers = {layer.name: layer for layer in found.layers}
     columns: dict[str, np.ndarray] = {}
