@@ -33,20 +33,22 @@ from finepruning.research import find_images, paired, processor, read_image, siz
 FILES = Path(__file__).parent.parent / "build" / "device"
 N = 128
 POINTS = ((160, 0.6), (128, 0.6), (160, 0.4), (128, 0.4), (128, 0.25))
-WHOLE = ((224, 1.0), (160, 1.0), (128, 1.0), (112, 1.0), (96, 1.0))
+WHOLE = ((224, 1.0), (192, 1.0), (160, 1.0), (144, 1.0), (128, 1.0), (112, 1.0), (96, 1.0))
 FORMS = ("float32", "int8")
-ELIMINATED = "by elimination"
+ELIMINATED, WEIGHTS = "MACs", "weights"
 MAGNITUDE = {"channels": {"rule": "magnitude"}}
 HOW: dict[str, dict[str, Any]] = {
     ELIMINATED: {},
-    "by magnitude": {"structure": MAGNITUDE},
-    "by magnitude, mean and variance alone": {
+    WEIGHTS: {},
+    "MACs, by magnitude": {"structure": MAGNITUDE},
+    "MACs, by magnitude, mean and variance alone": {
         "structure": {**MAGNITUDE, "mirror": 0.0},
         "fit": {"method": "rescale"},
     },
 }
-"""How channels are chosen, and the rest fitted: as we do where nothing else is said."""
-CONTROLS = tuple((p, m, how) for p, m in ((160, 0.6), (128, 0.4)) for how in list(HOW)[1:])
+"""What a part stays of; and how channels are chosen and the rest fitted, if not as we do it."""
+CONTROLS = tuple((160, 0.6, how) for how in [*HOW][2:])
+SIZES = ((160, 0.45, WEIGHTS), (160, 0.3, WEIGHTS))
 
 
 @dataclass
@@ -55,8 +57,8 @@ class DeviceRow:
 
     draw: int
     pixels: int
-    macs: float
-    """Share of the multiply-accumulates that stays, at these pixels; 1: nothing is pruned."""
+    part: float
+    """Share of the multiply-accumulates (or weights) that stays; 1: nothing is pruned."""
     how: str
     form: str
     correct: int
@@ -74,7 +76,8 @@ class LatencyRow:
     """How fast one file is, beside the dense one."""
 
     pixels: int
-    macs: float
+    part: float
+    how: str
     form: str
     batch: int
     processor: str
@@ -121,41 +124,42 @@ def main() -> None:
     path.parent.mkdir(exist_ok=True)
     if args.smoke:
         path.unlink(missing_ok=True)
-    done = {(r.draw, r.pixels, r.macs, r.how) for r in read_rows(path, DeviceRow)}
+    done = {(r.draw, r.pixels, r.part, r.how) for r in read_rows(path, DeviceRow)}
     points = [(112, 1.0, ELIMINATED), (112, 0.5, ELIMINATED)]
     if not args.smoke:
-        points = [*((p, m, ELIMINATED) for p, m in (*WHOLE, *POINTS)), *CONTROLS]
+        points = [*((p, m, ELIMINATED) for p, m in (*WHOLE, *POINTS)), *SIZES, *CONTROLS]
     model = load_network("resnet50")
     for draw in range(1 if args.smoke else args.draws):
         photos = Photos(draw, args.smoke)
-        for pixels, macs, how in points:
+        for pixels, part, how in points:
             # Nothing pruned is the same for all draws: they differ in the unlabelled photos.
-            once = macs == 1 or how != ELIMINATED
-            if (draw, pixels, macs, how) not in done and not (draw and once):
-                for row in measured(model, photos, draw, pixels, macs, how):
+            once = part == 1 or how not in (ELIMINATED, WEIGHTS)
+            if (draw, pixels, part, how) not in done and not (draw and once):
+                for row in measured(model, photos, draw, pixels, part, how):
                     append_row(path, row)
                     share = [f"{100 * n / row.total:5.1f}" for n in (row.correct, row.told)]
-                    print(draw, pixels, macs, how, row.form, *share, f"{row.bytes / 1e6:.1f} MB",
+                    print(draw, pixels, part, how, row.form, *share, f"{row.bytes / 1e6:.1f} MB",
                           f"{row.seconds:.0f} s", flush=True)  # fmt: skip
 
 
 def measured(
-    model: nn.Module, photos: Photos, draw: int, pixels: int, macs: float, how: str
+    model: nn.Module, photos: Photos, draw: int, pixels: int, part: float, how: str
 ) -> list[DeviceRow]:
     """One point, in both forms."""
     own = photos.tensors(photos.own, pixels)
     seconds, network = 0.0, model
-    if macs < 1:
+    if part < 1:
         started = time.perf_counter()
         options = HOW[how]
-        structure = {"macs": macs, **options.get("structure", {})}
+        target = "params" if how == WEIGHTS else "macs"
+        structure = {target: part, **options.get("structure", {})}
         config = Config(**{**options, "structure": structure})
         result = finepruning.personalize(model, own.split(16), config=config, progress=False)
         seconds = time.perf_counter() - started
         network = shrink(result.model, own[:2]).model
     test, rows = photos.tensors(photos.test, pixels).numpy(), []
     for form in FORMS:
-        file = FILES / f"{draw}-{pixels}-{macs}-{form}{'-control' * (how != ELIMINATED)}.onnx"
+        file = FILES / f"{draw}-{pixels}-{part}-{how}-{form}.onnx"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)
         calibration = own.split(16) if form == "int8" else None
@@ -169,7 +173,7 @@ def measured(
             DeviceRow(
                 draw,
                 pixels,
-                macs,
+                part,
                 how,
                 form,
                 int((outputs.argmax(1) == labels).sum()),
@@ -181,7 +185,7 @@ def measured(
                 download,
             )
         )
-        if draw or how != ELIMINATED:
+        if draw or how not in (ELIMINATED, WEIGHTS):
             file.unlink()  # those of draw 0 are timed
     return rows
 
@@ -190,19 +194,19 @@ def latencies() -> None:
     """Time the files of draw 0 in turn, two threads."""
     path = result_file("devicetime-resnet50")
     path.unlink(missing_ok=True)
-    points = [(p, m, f) for p, m in (*WHOLE, *POINTS) for f in FORMS]
-    files = {point: FILES / "0-{}-{}-{}.onnx".format(*point) for point in points}
+    wanted = [*((p, m, ELIMINATED) for p, m in (*WHOLE, *POINTS)), *SIZES]
+    points = [(*point, form) for point in wanted for form in FORMS]
+    files = {point: FILES / "0-{}-{}-{}-{}.onnx".format(*point) for point in points}
     deployed = {point: Deployed(file, 2) for point, file in files.items() if file.is_file()}
     for batch in (1, 16):
-        inputs = {p: np.zeros((batch, 3, p, p), np.float32) for p, _, _ in deployed}
+        inputs = {p[0]: np.zeros((batch, 3, p[0], p[0]), np.float32) for p in deployed}
         for x in inputs.values():
             x += np.random.default_rng(0).normal(size=x.shape).astype(np.float32)
-        names = {"{} {} {}".format(*point): point for point in deployed}
+        names = {"{} {} {} {}".format(*point): point for point in deployed}
         calls = {n: _call(deployed[p], inputs[p[0]]) for n, p in names.items()}
         for timing in paired(calls, next(iter(calls)), 15):
-            pixels, macs, form = names[timing.name]
             row = LatencyRow(
-                pixels, macs, form, batch, processor(),
+                *names[timing.name], batch, processor(),
                 timing.median, timing.low, timing.high, timing.times,
             )  # fmt: skip
             append_row(path, row)

@@ -16,7 +16,7 @@ from string import Template
 
 import numpy as np
 from cost import CostRow
-from device import ELIMINATED, DeviceRow, LatencyRow
+from device import DeviceRow, LatencyRow
 from groups import (
     CONTROLS,
     MANY,
@@ -230,30 +230,29 @@ def device_table(found: Sequence[Source]) -> str:
     times = [r for s in found if s.data == "devicetime" for r in read_rows(s.path, LatencyRow)]
     if not rows:
         return NONE
-    fast = {(t.pixels, t.macs, t.form, t.batch): t.times for t in times}
-    whole = [r for r in rows if (r.macs, r.form) == (1, "float32")]
+    fast = {(t.pixels, t.part, t.how, t.form, t.batch): t.times for t in times}
+    whole = [r for r in rows if (r.part, r.form) == (1, "float32")]
     dense = max(whole, key=lambda r: r.pixels)
     lines = []
-    for form, less, fewer, how in sorted({(r.form, -r.macs, -r.pixels, r.how) for r in rows}):
-        macs, pixels = -less, -fewer
-        setting = (form, macs, pixels, how)
-        same = [r for r in rows if (r.form, r.macs, r.pixels, r.how) == setting]
+    for form, less, fewer, how in sorted({(r.form, -r.part, -r.pixels, r.how) for r in rows}):
+        part, pixels = -less, -fewer
+        setting = (form, part, pixels, how)
+        same = [r for r in rows if (r.form, r.part, r.pixels, r.how) == setting]
         told = [100 * r.told / r.total for r in same]
         mean = sum(told) / len(told)
         lines.append(
             (
-                pixels, "all" if macs == 1 else f"{macs:g}",
-                "nothing pruned" if macs == 1 else how, form, len(same),
+                pixels, "all" if part == 1 else f"{part:g} of the {how}", form, len(same),
                 f"{sum(100 * r.correct / r.total for r in same) / len(same):.1f}",
                 f"{mean:.1f}" + (f" ({min(told):.1f} to {max(told):.1f})" if len(told) > 1 else ""),
                 f"{mean - 100 * dense.told / dense.total:+.1f}",
-                *(f"{fast[at]:.1f}" if how == ELIMINATED and (at := (pixels, macs, form, b)) in fast
-                  else "-" for b in (1, 16)),
+                *(f"{fast[at]:.1f}" if (at := (pixels, part, how, form, b)) in fast else "-"
+                  for b in (1, 16)),
                 f"{same[0].bytes / 1e6:.1f}", f"{same[0].download / 1e6:.1f}",
             )
         )  # fmt: skip
     head = (
-        "pixels", "MACs that stay", "channels", "numbers", "draws", "all outputs",
+        "pixels", "what stays", "numbers", "draws", "all outputs",
         "told the classes",
         "beside dense", "times, batch 1", "batch 16", "file, MB", "gzip, MB",
     )  # fmt: skip
