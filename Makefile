@@ -47,7 +47,7 @@ zoo: build/zoo/.made
 build/zoo/.made:
 	$(PYTHON) -m venv build/zoo
 	build/zoo/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1
-	build/zoo/bin/python -m pip install --quiet timm transformers --editable .
+	build/zoo/bin/python -m pip install --quiet timm transformers --editable '.[deploy]'
 	@touch $@
 
 clean:

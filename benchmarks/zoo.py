@@ -1,6 +1,7 @@
 """Published networks of many families: done or refused in one line, and what is told is true.
 
     python benchmarks/zoo.py [NAME ...] [--out FILE] [--seconds 600]
+    python benchmarks/zoo.py --channels [NAME ...]      whole channels go, and shrink takes them out
     python benchmarks/zoo.py --page docs/zoo.md
 
 Each family runs in a process of its own, on random weights and random samples: what is looked at is
@@ -24,24 +25,31 @@ import torch
 from torch import Tensor, nn
 from zoo_families import Family, families
 
-SPARSITY = 0.7
+SPARSITY, MACS = 0.7, 0.6
+WEIGHTS, CHANNELS = Path("build/zoo.jsonl"), Path("build/zoo-channels.jsonl")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="parts of names of families")
-    parser.add_argument("--out", type=Path, default=Path("build/zoo.jsonl"))
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--channels", action="store_true")
     parser.add_argument("--seconds", type=float, default=600, help="for one family")
     parser.add_argument("--page", type=Path, help="write what --out holds as a table")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
+    given = chosen.out
+    chosen.out = given or (CHANNELS if chosen.channels else WEIGHTS)
     if chosen.page:
-        rows = {r["name"]: r for r in map(json.loads, chosen.out.read_text().splitlines())}
+        found = (chosen.out, *([CHANNELS] if CHANNELS.exists() and not given else []))
+        rows: dict[str, dict[str, Any]] = {}
+        for row in (json.loads(text) for file in found for text in file.read_text().splitlines()):
+            rows[row["name"]] = rows.get(row["name"], {}) | row
         chosen.page.write_text(page([*rows.values()]))
         return
     if chosen.one:
         (family,) = [f for f in families() if f.name == chosen.one]
-        print(json.dumps(look_at(family)))
+        print(json.dumps(look_at_channels(family) if chosen.channels else look_at(family)))
         return
     names = [
         f.name for f in families() if not chosen.names or any(n in f.name for n in chosen.names)
@@ -52,16 +60,16 @@ def main() -> None:
         names = [name for name in names if name not in known]
     with chosen.out.open("a") as out:
         for name in names:
-            row = _apart(name, chosen.seconds)
+            row = _apart(name, chosen.seconds, chosen.channels)
             out.write(json.dumps(row) + "\n")
             out.flush()
             print(line(row), flush=True)
 
 
-def _apart(name: str, seconds: float) -> dict[str, Any]:
+def _apart(name: str, seconds: float, channels: bool) -> dict[str, Any]:
     try:
         done = subprocess.run(
-            [sys.executable, __file__, "--one", name],
+            [sys.executable, __file__, "--one", name, *["--channels"] * channels],
             capture_output=True,
             text=True,
             timeout=seconds,
@@ -76,6 +84,8 @@ def _apart(name: str, seconds: float) -> dict[str, Any]:
 
 def line(row: dict[str, Any]) -> str:
     """A row for reading."""
+    if "channels" in row:
+        return f"{row['name']:50} {row['channels']}"
     if "sparsity" not in row:
         return f"{row['name']:50} {row['outcome']}"
     flags = (
@@ -109,8 +119,11 @@ the outputs on other samples miss of their variance; random weights amplify what
 so compare it within a family only. *passes*: total time in forward passes over the same samples; of
 networks as tiny as these most of it is overhead.
 
-| family | of what runs | of all | error | passes | left alone, for example |
-|---|---|---|---|---|---|
+*channels*: with `--channels`, of which 60 % of the multiply-accumulates are to stay: how many
+weights the smaller network has, compared with the one with zeros; or why it is declined.
+
+| family | of what runs | of all | error | passes | left alone, for example | channels |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -132,7 +145,8 @@ def page(rows: list[dict[str, Any]]) -> str:
             more = f" ({row['left_count']} in all)" if row["left_count"] > 1 else ""
             text += (
                 f"| {row['name']} | {row['runs']:.3f} | {row['of_all']:.3f} | {row['error']:.3f} |"
-                f" {row['passes']:.0f} | {left}{more if left else ''} |\n"
+                f" {row['passes']:.0f} | {left}{more if left else ''} |"
+                f" {row.get('channels', '')[:120].replace('|', '/')} |\n"
             )
         else:
             text += f"| {row['name']} | {row['outcome'][:160].replace('|', '/')} | | | | |\n"
@@ -215,13 +229,49 @@ def look_at(family: Family) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def personalize(model: nn.Module, batches: list[Any]) -> Any:
+def look_at_channels(family: Family) -> dict[str, Any]:
+    """Take whole channels out of one network, and compare what is smaller with what has zeros."""
+    import finepruning
+
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    row: dict[str, Any] = {"name": family.name}
+    try:
+        model = family.build().eval()
+        batches, others = family.data(1), family.data(2)
+        settle(model, batches)
+    except Exception as error:
+        return row | {"channels": f"NOT BUILT: {type(error).__name__} {str(error)[:200]}"}
+    try:
+        result = personalize(model, batches, structure={"macs": MACS})
+        small = finepruning.shrink(result.model, batches[0], plain=result.plain)
+        with torch.no_grad():
+            wanted, found = output(result.model, others), output(small.model, others)
+    except finepruning.FinepruningError as error:
+        return row | {"channels": f"declined: {error}"}
+    except BaseException as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(where.filename).name}:{where.lineno}"
+        return row | {"channels": f"TRACEBACK {type(error).__name__} {str(error)[:150]} at {place}"}
+    far = float((wanted - found).abs().max() / wanted.abs().max().clamp(min=1e-9))
+    before = sum(p.numel() for p in model.parameters())
+    stays = sum(p.numel() for p in small.model.parameters()) / before
+    done = f"{stays:.0%} of the weights stay" if far < NEAR else f"DIFFERS by {far:.1e}"
+    return row | {"channels": done, "named": len(small.left)}
+
+
+NEAR = 1e-3
+"""Of the largest output: rounding, added up over a network."""
+
+
+def personalize(model: nn.Module, batches: list[Any], **options: Any) -> Any:
     """Prune it, and do not look at whether it is better: random networks recognise nothing."""
     import finepruning
 
     # Neighbours would be asked what random networks answer, and change that.
     config = finepruning.Config(
-        sparsity=SPARSITY, check={"enabled": False}, neighbours={"weight": 0.0}
+        **(options or {"sparsity": SPARSITY}), check={"enabled": False}, neighbours={"weight": 0.0}
     )
     return finepruning.personalize(model, batches, config=config, progress=False)
 
