@@ -48,7 +48,7 @@ HOW: dict[str, dict[str, Any]] = {
 }
 """What a part stays of; and how channels are chosen and the rest fitted, if not as we do it."""
 CONTROLS = tuple((160, 0.6, how) for how in [*HOW][2:])
-SIZES = ((160, 0.45, WEIGHTS), (160, 0.3, WEIGHTS))
+SIZES = tuple((160, part, WEIGHTS) for part in (0.45, 0.4, 0.3))
 
 
 @dataclass

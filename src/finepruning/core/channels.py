@@ -26,8 +26,8 @@ class ChannelOptions:
     """How whole channels are chosen."""
 
     rule: str = choice("elimination", "magnitude")
-    """By what channels are chosen: block elimination; or the weights that write and read them, as
-    libraries do (Torch-Pruning's group magnitude)."""
+    """By what channels are chosen: block elimination; or the weights that write and read them, the
+    same share of every group, as libraries do (Torch-Pruning's group magnitude)."""
     hold: float = number(0.01, above=0)
     """How strongly weights hold on to the generic ones meanwhile, in variances of their inputs."""
     at_once: int = number(24, 2)
@@ -110,9 +110,7 @@ def by_magnitude(norms: np.ndarray) -> Path:
     >>> by_magnitude(np.array([3.0, 1, 2])).order.tolist()
     [1, 2, 0]
     """
-    order = np.argsort(norms, kind="stable")
-    gone = np.cumsum(norms[order] / (norms.sum() + TINY))
-    return Path(order, np.append(0.0, gone))
+    return Path(np.argsort(norms, kind="stable"), np.linspace(0, 1, len(norms) + 1))
 
 
 class _Elimination:
@@ -197,6 +195,21 @@ def spend(
             break
         _, name, fewer, now = best
         kept[name] = fewer
+    return kept
+
+
+def evenly(paths: Mapping[str, Path], cost: Cost, target: float) -> dict[str, int]:
+    """The same, with one share of each group's channels.
+
+    >>> evenly({"a": by_magnitude(np.ones(4)), "b": by_magnitude(np.ones(8))},
+    ...        lambda kept: sum(kept.values()), 6)
+    {'a': 2, 'b': 4}
+    """
+    most = max(len(path.order) for path in paths.values())
+    for part in range(most, 0, -1):
+        kept = {name: max(1, len(path.order) * part // most) for name, path in paths.items()}
+        if cost(kept) <= target:
+            break
     return kept
 
 

@@ -19,6 +19,7 @@ from ..core.channels import (
     Reader,
     by_magnitude,
     eliminate,
+    evenly,
     refitted,
     spend,
 )
@@ -192,7 +193,9 @@ def structure(
     """What stays, so that a ``part`` of the ``macs``, or else of the weights, does."""
     usable = Channels(tuple(g for g in channels.groups if g.name in made), channels.left)
     cost = Cost(found, seen, usable, macs)
-    counts = spend(made, cost, part * cost.whole, options)
+    target = part * cost.whole
+    even = options.rule == "magnitude"
+    counts = evenly(made, cost, target) if even else spend(made, cost, target, options)
     kept = {name: made[name].kept(count) for name, count in counts.items()}
     layers = {layer.name: layer for layer in found.layers}
     columns: dict[str, np.ndarray] = {}
