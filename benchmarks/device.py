@@ -125,7 +125,7 @@ def main() -> None:
     if args.smoke:
         path.unlink(missing_ok=True)
     done = {(r.draw, r.pixels, r.part, r.how) for r in read_rows(path, DeviceRow)}
-    points = [(112, 1.0, ELIMINATED), (112, 0.5, ELIMINATED)]
+    points = [(64, 1.0, ELIMINATED), (64, 0.5, ELIMINATED)]
     if not args.smoke:
         points = [*((p, m, ELIMINATED) for p, m in (*WHOLE, *POINTS)), *SIZES, *CONTROLS]
     model = load_network("resnet50")
