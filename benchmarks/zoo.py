@@ -181,10 +181,7 @@ def look_at(family: Family) -> dict[str, Any]:
     except finepruning.FinepruningError as error:
         return row | {"outcome": f"refused: {error}", "seconds": time.perf_counter() - started}
     except BaseException as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(where.filename).name}:{where.lineno}"
-        said = f"{type(error).__name__} {str(error)[:150]}"
-        return row | {"outcome": f"TRACEBACK {said} at {place}"}
+        return row | {"outcome": _traceback(error)}
     seconds = time.perf_counter() - started
     report = result.report
     untouched = all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -251,14 +248,19 @@ def look_at_channels(family: Family) -> dict[str, Any]:
     except finepruning.FinepruningError as error:
         return row | {"channels": f"declined: {error}"}
     except BaseException as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(where.filename).name}:{where.lineno}"
-        return row | {"channels": f"TRACEBACK {type(error).__name__} {str(error)[:150]} at {place}"}
+        return row | {"channels": _traceback(error)}
     far = float((wanted - found).abs().max() / wanted.abs().max().clamp(min=1e-9))
     before = sum(p.numel() for p in model.parameters())
     stays = sum(p.numel() for p in small.model.parameters()) / before
     done = f"{stays:.0%} of the weights stay" if far < NEAR else f"DIFFERS by {far:.1e}"
     return row | {"channels": done, "named": len(small.left)}
+
+
+def _traceback(error: BaseException) -> str:
+    """What nobody should ever see, and where."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name}:{where.lineno}"
+    return f"TRACEBACK {type(error).__name__} {str(error)[:150]} at {place}"
 
 
 NEAR = 1e-3
