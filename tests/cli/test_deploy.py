@@ -127,6 +127,10 @@ def test_a_latency_is_timed(me: Path, capsys: pytest.CaptureFixture[str]) -> Non
             "--size and --params: give one of them",
         ),
         (
+            [*PERSONAL, "--pixels", "auto", "--task", "values", "--out", "new"],
+            "--pixels auto: is judged by classes, and --task is values; give a number",
+        ),
+        (
             [*PERSONAL, "--macs", "0.5", "--latency", "0.5", "--out", "new"],
             "macs and latency; give one of them",
         ),

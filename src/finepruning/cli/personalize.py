@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 def _in_pixels(args: argparse.Namespace, loaded: Loaded, device: str) -> Loaded:
     """The same network, with pictures in fewer pixels; the choice is saved as if it was given."""
-    from .. import Preprocess, open_folder
+    from .. import Config, Preprocess, open_folder
     from ..deploy.pixels import chosen, fewest_pixels
 
     before = loaded.preprocess
@@ -142,7 +142,11 @@ def _in_pixels(args: argparse.Namespace, loaded: Loaded, device: str) -> Loaded:
 
     side = args.pixels
     if side == "auto":
-        tolerance = TOLERANCE if args.tolerance is None else args.tolerance
+        if args.task not in (None, "auto", "classes"):
+            raise FinepruningError(
+                f"--pixels auto: is judged by classes, and --task is {args.task}; give a number"
+            )
+        tolerance = Config().choice.tolerance if args.tolerance is None else args.tolerance
         tried = fewest_pixels(
             loaded.model.to(device),
             lambda n: open_folder(args.data, at(n), batch_size=args.batch_size, seed=args.seed),
@@ -160,10 +164,6 @@ def _in_pixels(args: argparse.Namespace, loaded: Loaded, device: str) -> Loaded:
     args.resize, args.crop = made.preprocess.resize or "none", made.preprocess.crop
     common.say(f"images: {made.preprocess}")
     return made
-
-
-TOLERANCE = 0.12
-"""That of the sparsity's choice."""
 
 
 def _config(args: argparse.Namespace, loaded: Loaded) -> Config:
