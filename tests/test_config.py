@@ -193,9 +193,9 @@ DEFAULTS = {
     },
     "structure": {
         "macs": None, "params": None, "latency": None, "narrow": 16, "shut": 1e-2,
-        "mirror": 0.5, "rectify": 3,
+        "mirror": 0.5, "rectify": 2,
         "channels": {
-            "rule": "elimination", "hold": 0.01, "at_once": 24, "steps": 32, "least": 0.05,
+            "rule": "elimination", "hold": 0.01, "at_once": 12, "steps": 32, "least": 0.05,
             "multiple": 8,
         },
     },

@@ -114,6 +114,14 @@ def inverse_of(A: Matrix) -> Matrix:
     return torch.linalg.inv(A) if bool(failed.any()) else torch.cholesky_inverse(factor)
 
 
+def less_product(P: Matrix, A: Matrix, B: Matrix) -> Matrix:
+    """``P - A B``, in the place of ``P``: nothing of its size is made beside it."""
+    if isinstance(P, np.ndarray):
+        P -= A @ B
+        return P
+    return P.addmm_(A, B, alpha=-1)
+
+
 def orthogonal(rows: Matrix) -> Matrix:
     """Orthonormal rows that span what ``rows`` ``(G, n, D)`` do, ``n <= D``."""
     library = np if isinstance(rows, np.ndarray) else _torch()

@@ -14,7 +14,7 @@ from functools import reduce
 
 import numpy as np
 
-from .arrays import TINY, Matrix, double, inverse_of, like
+from .arrays import TINY, Matrix, double, inverse_of, less_product, like
 from .evidence import Evidence
 from .fit import FitOptions, Solution, fitted_bias, gain, unexplained
 from .moments import Gram, Moments, Pair
@@ -30,7 +30,7 @@ class ChannelOptions:
     same share of every group, as libraries do (Torch-Pruning's group magnitude)."""
     hold: float = number(0.01, above=0)
     """How strongly weights hold on to the generic ones meanwhile, in variances of their inputs."""
-    at_once: int = number(24, 2)
+    at_once: int = number(12, 2)
     """One of so many of the channels that are left goes at a time."""
     steps: int = number(32, 2)
     """Parts of each group that the budget is spent in."""
@@ -147,7 +147,8 @@ class _Elimination:
         size = self.P.shape[0]
         self.macs += float(len(S) * size * (size + self.W.shape[0]))
         self.W = self.W - W @ across
-        self.P -= across.T @ (inverse @ across)  # rows and columns of S are zero from now on
+        # Rows and columns of S are zero from now on.
+        self.P = less_product(self.P, across.T, inverse @ across)
         self.columns = np.delete(self.columns, goes, 0)
         self.gone[S] = True
         if self.gone.mean() > COMPACT:  # a copy each time would take longer than the arithmetic

@@ -52,7 +52,7 @@ class StructureOptions:
     mirror: float = number(0.5, 0)
     """Pictures are seen mirrored too, where that changes at most such a share of what the outputs
     tell between samples; 0: they are not."""
-    rectify: int = number(3, 0)
+    rectify: int = number(2, 0)
     """Times that a layer is fitted again to what the rectifier behind it lets through."""
     channels: ChannelOptions = DEFAULT
 
