@@ -39,12 +39,14 @@ class Result:
         *,
         replace: bool = False,
         source: dict[str, Any] | None = None,
+        key: bytes | None = None,
     ) -> None:
         """Write the artifact, a folder of its own, at ``path``: all or nothing. What is there is
-        kept, unless ``replace``. ``source`` says where the network is from, for the command."""
+        kept, unless ``replace``. ``source`` says where the network is from, for the command;
+        ``key`` seals the artifact: without it nobody can change it unseen."""
         report = self.report.to_dict()
         save(
             path, self.model, [*self.pruned], [*self.changed], self.base, report,
             statistics=self.statistics, replace=replace, source=source, plain=self.plain,
-            moving=self.moving,
+            moving=self.moving, key=key,
         )  # fmt: skip

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -16,7 +22,7 @@ import finepruning
 from finepruning import FinepruningError, personalize
 from finepruning.artifact.fingerprint import fingerprint
 from finepruning.artifact.layout import JSON, TENSORS
-from saved import Net, X, same_bits
+from saved import Net, X, reseal, same_bits
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -56,12 +62,7 @@ def test_a_shared_bias_stays_shared(tmp_path: Path) -> None:
 
 
 def edit_json(**changes: Any) -> Callable[[Path], None]:
-    def edit(me: Path) -> None:
-        about = json.loads((me / JSON).read_text())
-        about.update(changes)
-        (me / JSON).write_text(json.dumps({k: v for k, v in about.items() if v is not ...}))
-
-    return edit
+    return lambda me: reseal(me, **changes)
 
 
 def edit_tensors(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path], None]:
@@ -69,6 +70,7 @@ def edit_tensors(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Pat
         tensors = load_file(me / TENSORS)
         change(tensors)
         save_file(tensors, me / TENSORS)
+        reseal(me)
 
     return edit
 
@@ -111,6 +113,27 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "one value for all": edit_tensors(
         lambda t: t.update({"head.weight.values": t["head.weight.values"][:1].clone()})
     ),
+    "nothing pruned": edit_json(pruned=[]),
+    "a name twice": edit_json(pruned=["head.weight"] * 2),
+    "no files": edit_json(files=...),
+    "a file elsewhere": edit_json(files={"personal": {"name": "../x", "bytes": 1, "sha256": ""}}),
+    "one tensor more": edit_tensors(lambda t: t.update(more=torch.zeros(1))),
+    "no number": edit_tensors(lambda t: t["head.weight.values"][0].fill_(torch.nan)),
+    "a bias without an end": edit_tensors(lambda t: t["head.bias"][0].fill_(torch.inf)),
+    "a bias too long": edit_tensors(lambda t: t.update({"head.bias": torch.zeros(4)})),
+    "much too large": edit_tensors(lambda t: t.update({"head.bias": torch.zeros(10**6)})),
+    "deep json": lambda me: (me / JSON).write_text("[" * 100_000),
+    "a long number": lambda me: (me / JSON).write_text("1" * 10_000),
+    "a pipe for json": lambda me: ((me / JSON).unlink(), os.mkfifo(me / JSON)),
+    "a device for tensors": lambda me: (
+        (me / TENSORS).unlink(),
+        (me / TENSORS).symlink_to("/dev/zero"),
+    ),
+    "a link out of the folder": lambda me: (
+        (me / TENSORS).rename(me.parent / "other"),
+        (me / TENSORS).symlink_to(me.parent / "other"),
+    ),
+    "a folder for json": lambda me: ((me / JSON).unlink(), (me / JSON).mkdir()),
     "values of another type": edit_tensors(
         lambda t: t.update({"head.weight.values": t["head.weight.values"].double()})
     ),
@@ -136,6 +159,100 @@ def test_a_bias_of_another_shape_is_told(tmp_path: Path) -> None:
     edit_tensors(lambda t: t.update({"head.bias": t["head.bias"][:2].clone()}))(tmp_path / "me")
     with pytest.raises(FinepruningError, match="damaged"):
         finepruning.load(tmp_path / "me", base)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_every_bit_counts(saved: tuple[Path, nn.Module], data: st.DataObject) -> None:
+    me, base = saved
+    file = me / data.draw(st.sampled_from([JSON, TENSORS]))
+    whole = file.read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    kind = data.draw(st.sampled_from(["flip", "cut", "more", "less"]))
+    other = bytes([whole[at] ^ (1 << data.draw(st.integers(0, 7)))])
+    damaged = {
+        "flip": whole[:at] + other + whole[at + 1 :],
+        "cut": whole[:at],
+        "more": whole[:at] + other + whole[at:],
+        "less": whole[:at] + whole[at + 1 :],
+    }[kind]
+    try:
+        file.write_bytes(damaged)
+        with pytest.raises(FinepruningError):
+            finepruning.load(me, base)
+    finally:
+        file.write_bytes(whole)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, nn.Module]:
+    me, base = tmp_path_factory.mktemp("saved") / "me", Net()
+    personalize(base, X, effort="fast").save(me)
+    return me, base
+
+
+def test_of_two_people_nothing_is_mixed(tmp_path: Path) -> None:
+    base = Net()
+    for name, x in (("one", X), ("two", X + 1)):
+        personalize(base, x).save(tmp_path / name)
+    for name in (JSON, TENSORS):
+        mixed = tmp_path / f"mixed {name}"
+        shutil.copytree(tmp_path / "one", mixed)
+        shutil.copy(tmp_path / "two" / name, mixed / name)
+        with pytest.raises(FinepruningError, match="damaged"):
+            finepruning.load(mixed, base)
+
+
+def test_a_key_seals_it(tmp_path: Path) -> None:
+    base, me = Net(), tmp_path / "me"
+    result = personalize(base, X)
+    result.save(me, key=b"secret")
+    assert same_bits(finepruning.load(me, base, key=b"secret"), result.model)
+    for key, why in ((None, "sealed with a key; give it"), (b"guess", "with another key; give")):
+        with pytest.raises(FinepruningError, match=why):
+            finepruning.load(me, base, key=key)
+    reseal(me)  # who does not know the key can make a digest, but not that one
+    with pytest.raises(FinepruningError, match="damaged, or sealed with another key"):
+        finepruning.load(me, base, key=b"secret")
+    reseal(me, seal="sha256")
+    with pytest.raises(FinepruningError, match="not sealed with a key; load it without"):
+        finepruning.load(me, base, key=b"secret")
+
+
+def test_format_1_still_loads(tmp_path: Path) -> None:
+    base, me = Net(), tmp_path / "me"
+    result = personalize(base, X)
+    result.save(me)
+    about = json.loads((me / JSON).read_text())
+    for new in ("digest", "seal", "written", "versions", "files"):
+        del about[new]
+    (me / JSON).write_text(json.dumps(about | {"format": 1}, indent=1) + "\n")
+    assert same_bits(finepruning.load(me, base), result.model)
+    assert finepruning.read_report(me) == about["report"]
+    with pytest.raises(FinepruningError, match="no seal"):
+        finepruning.load(me, base, key=b"secret")
+
+
+def test_a_reader_while_one_writes(tmp_path: Path) -> None:
+    base, me = Net(), tmp_path / "me"
+    results = [personalize(base, X + i, effort="fast") for i in range(2)]
+    results[0].save(me)
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            for result in results:
+                result.save(me, replace=True)
+
+    with ThreadPoolExecutor() as pool:
+        writing = pool.submit(write)
+        try:
+            for _ in range(30):
+                loaded = finepruning.load(me, base)
+                assert any(same_bits(loaded, r.model) for r in results)
+        finally:
+            stop.set()
+        writing.result()
 
 
 @pytest.mark.parametrize("damage", ["no json", "garbage json", "later format", "no report"])

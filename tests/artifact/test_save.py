@@ -85,10 +85,10 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
     [
         (save, "save_file", FULL),
         (save, "save_file", SafetensorError("I/O error")),
-        (Path, "write_text", FULL),
+        (Path, "write_bytes", FULL),
         (os, "rename", OSError(errno.EACCES, "Permission denied")),
         (save, "save_file", KeyboardInterrupt()),
-        (Path, "write_text", KeyboardInterrupt()),
+        (Path, "write_bytes", KeyboardInterrupt()),
         (save, "save_file", MemoryError()),
     ],
 )

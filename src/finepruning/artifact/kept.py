@@ -22,15 +22,16 @@ class Past:
     """Whether its weights are the dense ones, and are to stay so."""
 
 
-_KEPT: WeakKeyDictionary[nn.Module, Statistics | Path] = WeakKeyDictionary()
+_KEPT: WeakKeyDictionary[nn.Module, Statistics | tuple[Path, bytes | None]] = WeakKeyDictionary()
 
 
-def remember(model: nn.Module, statistics: Statistics | Path) -> None:
-    """Note what is kept for ``model``, or the folder that holds it, as long as it lives."""
+def remember(model: nn.Module, statistics: Statistics | tuple[Path, bytes | None]) -> None:
+    """Note what is kept for ``model``, or the folder that holds it and its key, as long as it
+    lives."""
     _KEPT[model] = statistics
 
 
 def kept(model: nn.Module) -> Statistics | None:
     """What is kept for ``model``; None: nothing is known."""
     found = _KEPT.get(model)
-    return read_statistics(found) if isinstance(found, Path) else found
+    return read_statistics(*found) if isinstance(found, tuple) else found

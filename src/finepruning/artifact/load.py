@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .._errors import FinepruningError
@@ -16,28 +18,29 @@ from ..network.copying import copied
 from ..network.plain import become
 from .fingerprint import fingerprint
 from .kept import remember
-from .layout import STATISTICS, TENSORS, read_about
+from .layout import file_of, read_about
+from .seal import read_file
+
+HEADER = 1024
+"""Bytes of a safetensors header that one tensor takes at most, beside its name; and those of the
+file that take none."""
 
 
-def load(path: str | os.PathLike[str], base: nn.Module) -> nn.Module:
+def load(path: str | os.PathLike[str], base: nn.Module, *, key: bytes | None = None) -> nn.Module:
     """Turn ``base`` into the network that was saved at ``path``; ``base`` itself is left untouched.
 
     >>> model = finepruning.load("me/", base)  # doctest: +SKIP
 
-    ``base`` must be the same pretrained module, with the same weights, that was personalised.
-    Returns a new module in evaluation mode, bit for bit the one that was saved. Raises
-    :class:`FinepruningError` where the artifact is damaged or belongs to another base.
+    ``base`` must be the same pretrained module, with the same weights, that was personalised;
+    ``key`` what the artifact was sealed with, if it was. Returns a new module in evaluation mode,
+    bit for bit the one that was saved. Raises :class:`FinepruningError` where the artifact is
+    damaged, not whole, sealed otherwise, or belongs to another base; nothing else.
     """
-    about = read_about(path)
     if not isinstance(base, nn.Module):
         raise FinepruningError(f"base: a {type(base).__name__}; give the torch.nn.Module")
-    if fingerprint(base, about.get("moving", ())) != about["base"]:
-        raise FinepruningError(
-            f"{Path(path)}: made for another base model; load the weights that were personalised"
-        )
+    about, tensors = _read(path, base, key)
     try:
         with torch.inference_mode(False), torch.no_grad():
-            tensors = load_file(Path(path, TENSORS))
             model = copied(base)
             for name, how in about.get("plain", {}).items():
                 become(model.get_submodule(name), how)
@@ -46,15 +49,76 @@ def load(path: str | os.PathLike[str], base: nn.Module) -> nn.Module:
                 weight.copy_(_unpack(name, weight, tensors))
             for name in about["changed"]:
                 _set(model, name, tensors[name])
-    except (
-        OSError, SafetensorError, KeyError, RuntimeError, TypeError, ValueError, AttributeError
-    ) as error:  # fmt: skip
-        raise FinepruningError(
-            f"{Path(path)}: damaged artifact ({' '.join(str(error).split())}); personalise anew"
-        ) from error
-    if Path(path, STATISTICS).is_file():
-        remember(model, Path(path).absolute())
+    except Exception as error:  # whatever a hostile one comes up with
+        raise _damaged(path, error) from error
+    statistics = file_of(path, about, "statistics")
+    if statistics is not None and statistics.is_file():
+        remember(model, (Path(path).absolute(), key))
     return model
+
+
+def _damaged(path: str | os.PathLike[str], error: object) -> FinepruningError:
+    why = " ".join(str(error).split())
+    return FinepruningError(f"{Path(path)}: damaged artifact ({why}); personalise anew")
+
+
+def _read(
+    path: str | os.PathLike[str], base: nn.Module, key: bytes | None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What the artifact says and holds, of the same moment: another process may replace it."""
+    about = read_about(path, key)
+    while True:
+        try:
+            return about, _tensors(path, about, base)
+        except FinepruningError:
+            again = read_about(path, key)
+            if again == about:
+                raise
+            about = again
+
+
+def _tensors(
+    path: str | os.PathLike[str], about: dict[str, Any], base: nn.Module
+) -> dict[str, Tensor]:
+    if fingerprint(base, about.get("moving", ())) != about["base"]:
+        raise FinepruningError(
+            f"{Path(path)}: made for another base model; load the weights that were personalised"
+        )
+    file = file_of(path, about, "personal")
+    assert file is not None  # read_about has looked
+    try:
+        data = read_file(file, _most(about, base))
+        if about["format"] > 1:
+            said = about["files"]["personal"]
+            if len(data) != said["bytes"] or hashlib.sha256(data).hexdigest() != said["sha256"]:
+                raise ValueError(f"{file.name} is not the file that was saved")
+        tensors = safetensors.torch.load(data)
+        _each_once(about, tensors)
+    except FinepruningError:
+        raise
+    except Exception as error:
+        raise _damaged(path, error) from error
+    return tensors
+
+
+def _most(about: dict[str, Any], base: nn.Module) -> int:
+    """Bytes that tensors of these names can take, by the shapes of the base."""
+    held = dict(base.state_dict(keep_vars=True))
+    largest = max((value.nbytes for value in held.values() if isinstance(value, Tensor)), default=0)
+    total = HEADER
+    for name in [*about["pruned"], *about["changed"]]:
+        value = held.get(name)
+        # A bias that the base has none of is no larger than its largest parameter.
+        total += 2 * (len(name.encode()) + HEADER)
+        total += (value.nbytes if isinstance(value, Tensor) else largest) * 9 // 8 + 1
+    return total
+
+
+def _each_once(about: dict[str, Any], tensors: Iterable[str]) -> None:
+    parts = ("mask", "values")
+    wanted = {*about["changed"], *(f"{n}.{part}" for n in about["pruned"] for part in parts)}
+    for name in sorted(wanted.symmetric_difference(tensors)):
+        raise ValueError(f"{name!r} is {'missing' if name in wanted else 'one too many'}")
 
 
 def _unpack(name: str, weight: Tensor, tensors: dict[str, Tensor]) -> Tensor:
@@ -65,6 +129,8 @@ def _unpack(name: str, weight: Tensor, tensors: dict[str, Tensor]) -> Tensor:
     bits = torch.from_numpy(np.unpackbits(packed.numpy(), count=size).astype(bool))
     if values.shape != (int(bits.sum()),) or values.dtype != weight.dtype:
         raise ValueError(f"the values of {name!r} do not fit its mask")
+    if not bool(values.isfinite().all()):
+        raise ValueError(f"the values of {name!r} are not all numbers")
     flat = torch.zeros(size, dtype=weight.dtype)
     flat[bits] = values
     return flat.reshape(weight.shape)
@@ -75,9 +141,15 @@ def _set(model: nn.Module, name: str, value: Tensor) -> None:
     owner, _, key = name.rpartition(".")
     module = model.get_submodule(owner)
     given = module._parameters.get(key, module._buffers.get(key))
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"{name!r} holds what is no number")
     if given is None and getattr(module, key) is None:
-        device = next(model.parameters()).device
-        setattr(module, key, nn.Parameter(value.to(device), requires_grad=False))
+        weight = module.get_parameter(key.replace("bias", "weight"))
+        outputs = getattr(module, "out_channels", weight.shape[0])  # of a transposed convolution
+        outputs = getattr(module, "nf", outputs)  # transformers' Conv1D
+        if value.shape != (outputs,) or value.dtype != weight.dtype:
+            raise ValueError(f"{name!r} has another shape or type")
+        setattr(module, key, nn.Parameter(value.to(weight.device), requires_grad=False))
     elif given is None or given.shape != value.shape or given.dtype != value.dtype:
         raise ValueError(f"{name!r} has another shape or type")
     else:

@@ -7,15 +7,15 @@ they are; ``classes`` ``(k, 2)``, numbers and samples, and ``sums/LAYER`` ``(k, 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from .._errors import FinepruningError
@@ -24,7 +24,8 @@ from ..core.drift import Usual
 from ..core.moments import Gram, Marginals
 from ..network.norms import ChannelMoments
 from ..steps.statistics import Statistics
-from .layout import STATISTICS
+from .layout import STATISTICS, file_of, read_about
+from .seal import read_file
 
 
 def to_tensors(statistics: Statistics) -> dict[str, Tensor]:
@@ -61,17 +62,28 @@ def _tensor(value: Any) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
-def read_statistics(path: str | os.PathLike[str]) -> Statistics:
-    """What was kept with an artifact. Raises :class:`FinepruningError` where nothing was, or it is
-    damaged."""
-    file = Path(path, STATISTICS)
-    if not file.is_file():
+LARGEST = 2**32
+"""Bytes of a file of format 1, which does not say how many it has."""
+
+
+def read_statistics(path: str | os.PathLike[str], key: bytes | None = None) -> Statistics:
+    """What was kept with an artifact, sealed with ``key``. Raises :class:`FinepruningError` where
+    nothing was, or it is damaged."""
+    about = read_about(path, key)
+    file = file_of(path, about, "statistics")
+    if file is None or not file.is_file():
         raise FinepruningError(
             f"{Path(path)}: nothing was kept for updates (no {STATISTICS}); personalise anew"
         )
     try:
-        return _of(load_file(file))
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        said = about["files"]["statistics"] if about["format"] > 1 else {}
+        data = read_file(file, said.get("bytes", LARGEST))
+        if said and hashlib.sha256(data).hexdigest() != said["sha256"]:
+            raise ValueError(f"{file.name} is not the file that was saved")
+        return _of(safetensors.torch.load(data))
+    except FinepruningError:
+        raise
+    except Exception as error:  # whatever a damaged one comes up with
         raise FinepruningError(
             f"{file}: damaged ({' '.join(str(error).split())}); personalise anew"
         ) from error
