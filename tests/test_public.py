@@ -103,7 +103,7 @@ ABOVE = {
     "data": {"_errors"},
     "network": {"_errors", "data"},
     "steps": {"_errors", "core", "data", "network"},
-    "artifact": {"_errors", "core", "network", "steps"},
+    "artifact": {"_errors", "_version", "core", "network", "steps"},
     "_config": {"_errors", "core", "steps"},
     "report": {"_config", "_errors", "_version", "core", "data", "network", "steps"},
     "_prune": {"_config", "_errors", "core", "network", "steps"},
@@ -121,7 +121,7 @@ ABOVE = {
     "hub": {"_errors", "data"},
     "deploy": {"_errors", "_version", "artifact", "core", "data", "network"},
     "scoring": {"_errors", "data"},
-    "research": {"core", "data", "deploy", "hub", "network", "report", "steps"},
+    "research": {"artifact", "core", "data", "deploy", "hub", "network", "report", "steps"},
 }  # fmt: skip
 """What each room may stand on. The command stands on what is public and on some of these."""
 

@@ -6,6 +6,7 @@ the evidence of its layers, :func:`plan` says how much each keeps, and :func:`pr
 ``fit(W, evidence, keep, options) -> Solution``.
 """
 
+from .artifact.seal import ZEROS, sealed
 from .core.arrays import like, top
 from .core.check import sparing
 from .core.evidence import Evidence
@@ -24,6 +25,8 @@ from .network.layers import Layer, precise
 from .network.norms import Norm
 from .network.taps import Call, Place
 from .report.memory import PeakMemory
+from .report.page import page
+from .report.text import format_report, summary
 from .steps.choose import HIGH, LOW, MIDDLE
 from .steps.observation import Observation
 from .steps.observe import observe
@@ -34,6 +37,7 @@ __all__ = [
     "HIGH",
     "LOW",
     "MIDDLE",
+    "ZEROS",
     "Call",
     "Engine",
     "Evidence",
@@ -54,11 +58,13 @@ __all__ = [
     "find_images",
     "find_layers",
     "fitted_bias",
+    "format_report",
     "gain",
     "global_threshold",
     "like",
     "logits_of",
     "observe",
+    "page",
     "paired",
     "plan",
     "precise",
@@ -71,9 +77,11 @@ __all__ = [
     "repaired",
     "resnet",
     "saliency",
+    "sealed",
     "sizes",
     "skew_of",
     "sparing",
     "spread",
+    "summary",
     "top",
 ]

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import FinepruningError
+from .aside import aside
 from .seal import JSON_BYTES, has_digest, is_whole, read_file
 
 FORMAT = 2
@@ -120,8 +121,8 @@ def check_place(out: Path) -> None:
     if not out.absolute().parent.is_dir():
         raise FinepruningError(f"{out}: there is no folder {out.absolute().parent}; make it first")
     try:
-        out.mkdir()
-        out.rmdir()
+        with aside(out.absolute().parent) as folder:
+            (folder / out.name).mkdir()  # not at its place: killed now, it would stay there
     except (OSError, ValueError) as error:
         raise FinepruningError(
             f"{out}: cannot be written ({error}); give another place or name"

@@ -8,6 +8,7 @@ from typing import Any
 
 from .._errors import FinepruningError
 from . import plots
+from .guard import guarded
 from .text import check_line, halves_line, neighbours_line, norms_line, readout_line, update_line
 
 EPOCHS = 10
@@ -18,6 +19,7 @@ LITTLE = 0.0005
 """A change of accuracy that is none when it is told."""
 
 
+@guarded
 def page(report: Mapping[str, Any], samples: Sequence[Mapping[str, str]] = ()) -> str:
     """The page of a report given as :meth:`finepruning.Report.to_dict` returned it.
 

@@ -6,10 +6,13 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
+from .guard import guarded
+
 WIDTH, LINES = 80, 20
 """Of a summary, at most: what a terminal shows at once."""
 
 
+@guarded
 def summary(report: Mapping[str, Any]) -> str:
     """What matters of a report given as :meth:`Report.to_dict` returned it, for a terminal."""
     seconds, macs, readout = report["seconds"], report["macs"], report["readout"]
@@ -86,6 +89,7 @@ def _classes_line(classes: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{one['name']} {one['samples']}" for one in found)
 
 
+@guarded
 def format_report(report: Mapping[str, Any]) -> str:
     """The text of a report given as :meth:`Report.to_dict` returned it."""
     seconds, macs, readout = report["seconds"], report["macs"], report["readout"]
