@@ -41,14 +41,14 @@ def same_bits(a: nn.Module, b: nn.Module) -> bool:
     )
 
 
-def reseal(me: Path, **changes: Any) -> None:
+def reseal(me: Path, name: str = JSON, **changes: Any) -> None:
     """Change the JSON of an artifact, ``...`` leaves out, and make all digests right again: as
     somebody does who means harm."""
-    about = json.loads((me / JSON).read_text()) | changes
+    about = json.loads((me / name).read_text()) | changes
     about = {"digest": ZEROS.decode()} | {k: v for k, v in about.items() if v is not ...}
     about["digest"] = ZEROS.decode()
     for of in about.get("files", {}).values():
         file = me / of["name"]
         if file.is_file():
             of |= {"bytes": file.stat().st_size, "sha256": digest_of(file)}
-    (me / JSON).write_bytes(sealed(json.dumps(about, indent=1).encode()))
+    (me / name).write_bytes(sealed(json.dumps(about, indent=1).encode()))

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,7 +19,6 @@ from torch import Tensor, nn
 
 import finepruning
 from finepruning import FinepruningError, Result, personalize
-from finepruning.artifact import save
 from finepruning.artifact.layout import FORMAT, JSON, STATISTICS, TENSORS
 from saved import same_bits
 
@@ -83,13 +83,13 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 @pytest.mark.parametrize(
     ("owner", "name", "error"),
     [
-        (save, "save_file", FULL),
-        (save, "save_file", SafetensorError("I/O error")),
+        (safetensors.torch, "save_file", FULL),
+        (safetensors.torch, "save_file", SafetensorError("I/O error")),
         (Path, "write_bytes", FULL),
         (os, "rename", OSError(errno.EACCES, "Permission denied")),
-        (save, "save_file", KeyboardInterrupt()),
+        (safetensors.torch, "save_file", KeyboardInterrupt()),
         (Path, "write_bytes", KeyboardInterrupt()),
-        (save, "save_file", MemoryError()),
+        (safetensors.torch, "save_file", MemoryError()),
     ],
 )
 def test_nothing_half_written_stays(
@@ -121,7 +121,7 @@ def test_the_disk_fills_while_tensors_are_written(
         file.write_bytes(file.read_bytes()[:100])
         raise FULL
 
-    monkeypatch.setattr(save, "save_file", half)
+    monkeypatch.setattr(safetensors.torch, "save_file", half)
     with pytest.raises(FinepruningError, match="No space left"):
         result.save(tmp_path / "me")
     assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ from changing import Small, drawn
 from finepruning import Config, FinepruningError, Result, load, personalize
 from finepruning.artifact.layout import STATISTICS
 from finepruning.artifact.statistics import read_statistics, to_tensors
+from saved import reseal
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +64,16 @@ def test_damage_is_named(folder: Path) -> None:
     tensors = load_file(file)
     lost = {k: v for k, v in tensors.items() if k != "samples"}
     save_file(lost, file)
+    with pytest.raises(FinepruningError, match=r"damaged artifact \(statistics\.safetensors is"):
+        read_statistics(folder)
+    reseal(folder)
     with pytest.raises(FinepruningError, match=r"statistics\.safetensors: damaged"):
         read_statistics(folder)
     file.write_bytes(b"no tensors")
-    with pytest.raises(FinepruningError, match=r"statistics\.safetensors: damaged"):
+    reseal(folder)
+    with pytest.raises(FinepruningError, match="damaged"):
         read_statistics(folder)
     save_file({k: v for k, v in tensors.items() if k != "inputs/0/F"}, file)
+    reseal(folder)
     with pytest.raises(FinepruningError, match=r"statistics\.safetensors: damaged"):
         read_statistics(folder)

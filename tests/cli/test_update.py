@@ -12,6 +12,7 @@ from PIL import Image
 from command import COLOURS, assert_one_line
 from finepruning import read_report
 from finepruning.cli.main import main
+from saved import reseal
 
 NET = """
 import torch
@@ -106,9 +107,7 @@ def test_what_cannot_be_is_one_line(
     new = str(photos(tmp_path / "new", 2))
     assert main(["monitor", str(tmp_path / "none"), "--data", new]) == 1
     assert_one_line(capsys, "not a finepruning artifact")
-    about = json.loads((me / "finepruning.json").read_text())
-    del about["source"]
-    (me / "finepruning.json").write_text(json.dumps(about))
+    reseal(me, source=...)
     for command in ("monitor", "update"):
         assert main([command, str(me), "--data", new]) == 1
         assert_one_line(capsys, "--model: not known of this artifact; give it")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from finepruning import FinepruningError, Small, load_small, shrink
 from finepruning.network.channels import LAYERS
+from saved import reseal
 from shrinking import Branches, Mixed, pictures, residual
 
 
@@ -159,12 +159,29 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
     shrink(model, pictures(2)).save(tmp_path / "small")
     with pytest.raises(FinepruningError, match="not a small network of this architecture"):
         load_small(tmp_path / "small", Branches())
-    about = json.loads((tmp_path / "small" / "shapes.json").read_text())
-    (tmp_path / "small" / "shapes.json").write_text(json.dumps(about | {"format": 99}))
-    with pytest.raises(FinepruningError, match="format 99; load it with the version that wrote"):
+    for wrong in ({"training": 3}, {"forward": 1}, {"out_channels": "x"}, {"nothing": 1}):
+        reseal(tmp_path / "small", "shapes.json", shapes={"0": wrong})
+        with pytest.raises(FinepruningError, match="not a small network of this architecture"):
+            load_small(tmp_path / "small", residual())
+    reseal(tmp_path / "small", "shapes.json", format=99)
+    with pytest.raises(FinepruningError, match="not of format 2; load it with the version that"):
         load_small(tmp_path / "small", residual())
     with pytest.raises(FinepruningError, match="give the folder that shrink wrote"):
         load_small(tmp_path, residual())
+
+
+def test_every_bit_of_a_small_network_counts(tmp_path: Path) -> None:
+    model = residual()
+    model[6].weight.data[:, :4] = 0  # type: ignore[union-attr, operator, index]
+    shrink(model, pictures(2)).save(tmp_path / "small")
+    for file in [*(tmp_path / "small").iterdir()]:
+        whole = file.read_bytes()
+        for at in range(0, len(whole), max(len(whole) // 50, 1)):
+            file.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+            with pytest.raises(FinepruningError):
+                load_small(tmp_path / "small", residual())
+        file.write_bytes(whole)
+    load_small(tmp_path / "small", residual())
 
 
 def test_nothing_that_is_there_is_written_over(tmp_path: Path) -> None:

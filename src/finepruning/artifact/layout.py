@@ -10,25 +10,18 @@ it. No pickle. ``docs/format.md`` has all of it.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from .._errors import FinepruningError
 from .aside import aside
-from .seal import JSON_BYTES, has_digest, is_whole, read_file
+from .folder import damaged, names_of, read_json
 
 FORMAT = 2
-JSON, TENSORS = "finepruning.json", "personal.safetensors"
-STATISTICS = "statistics.safetensors"
-NAMES = {
-    "personal": (TENSORS, "personal-1.safetensors"),
-    "statistics": (STATISTICS, "statistics-1.safetensors"),
-}
-"""What each file may be called: a new one is written beside the old, then the JSON names it."""
+JSON, TENSORS = "finepruning.json", names_of("personal")[0]
+STATISTICS = names_of("statistics")[0]
 
 
 def read_about(path: str | os.PathLike[str], key: bytes | None = None) -> dict[str, Any]:
@@ -36,38 +29,18 @@ def read_about(path: str | os.PathLike[str], key: bytes | None = None) -> dict[s
     format, or was not sealed with ``key``."""
     file = Path(path, JSON)
     try:
-        text = read_file(file, JSON_BYTES)
-        about = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
+        about = read_json(file, (1, FORMAT), key)
+    except FinepruningError:
+        raise
+    except (OSError, ValueError) as error:
         raise FinepruningError(
             f"{Path(path)}: not a finepruning artifact ({file.name} cannot be read);"
             " give the folder that personalize wrote"
         ) from error
-    if not isinstance(about, dict) or about.get("format") not in (1, FORMAT):
-        raise FinepruningError(
-            f"{file}: not of format {FORMAT}; load it with the version that wrote it"
-        )
-    if about["format"] == FORMAT:
-        _check_seal(file, text, about, key)
-    elif has_digest(text) or key is not None:
-        raise FinepruningError(f"{file}: damaged artifact (format 1 has no seal); personalise anew")
     wrong = _wrong(about)
     if wrong:
-        raise FinepruningError(f"{file}: damaged artifact ({wrong}); personalise anew")
+        raise damaged(file, wrong)
     return about
-
-
-def _check_seal(file: Path, text: bytes, about: dict[str, Any], key: bytes | None) -> None:
-    keyed = about.get("seal") == "hmac-sha256"
-    if keyed and key is None:
-        raise FinepruningError(f"{file}: sealed with a key; give it")
-    if key is not None and not keyed:
-        raise FinepruningError(f"{file}: not sealed with a key; load it without one")
-    if not has_digest(text) or not is_whole(text, key):
-        why = "damaged artifact (its digest is another); personalise anew"
-        if keyed:
-            why = "damaged, or sealed with another key; give that key"
-        raise FinepruningError(f"{file}: {why}")
 
 
 def _wrong(about: dict[str, Any]) -> str:
@@ -76,32 +49,11 @@ def _wrong(about: dict[str, Any]) -> str:
     for key, kind in kinds.items():
         if not isinstance(about.get(key), kind):
             return f"no {key!r}"
-    names = [*about["pruned"], *about["changed"], *about.get("moving", ())]
-    if not all(isinstance(name, str) for name in names):
+    moving = about.get("moving", [])
+    names = [*about["pruned"], *about["changed"]]
+    if not isinstance(moving, list) or not all(isinstance(n, str) for n in [*names, *moving]):
         return "a name that is none"
-    if len({*about["pruned"], *about["changed"]}) < len(about["pruned"]) + len(about["changed"]):
-        return "a name twice"
-    files = about.get("files", {})
-    if about["format"] > 1 and not (isinstance(files, dict) and "personal" in files):
-        return "no 'files'"
-    for part, of in files.items():
-        if not (
-            part in NAMES
-            and isinstance(of, dict)
-            and of.get("name") in NAMES[part]
-            and isinstance(of.get("bytes"), int)
-            and re.fullmatch("[0-9a-f]{64}", str(of.get("sha256")))
-        ):
-            return f"files, {part!r}"
-    return ""
-
-
-def file_of(path: str | os.PathLike[str], about: dict[str, Any], part: str) -> Path | None:
-    """Where a part lies, ``personal`` or ``statistics``; None: it has none."""
-    if about["format"] == 1:
-        return Path(path, NAMES[part][0])
-    files = about["files"]
-    return Path(path, files[part]["name"]) if part in files else None
+    return "a name twice" if len({*names}) < len(names) else ""
 
 
 def read_report(path: str | os.PathLike[str], key: bytes | None = None) -> dict[str, Any]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +14,9 @@ from .._errors import FinepruningError
 from ..network.copying import copied
 from ..network.plain import become
 from .fingerprint import fingerprint
+from .folder import damaged, file_of, read_tensors
 from .kept import remember
-from .layout import file_of, read_about
-from .seal import read_file
+from .layout import read_about
 
 HEADER = 1024
 """Bytes of a safetensors header that one tensor takes at most, beside its name; and those of the
@@ -50,16 +47,11 @@ def load(path: str | os.PathLike[str], base: nn.Module, *, key: bytes | None = N
             for name in about["changed"]:
                 _set(model, name, tensors[name])
     except Exception as error:  # whatever a hostile one comes up with
-        raise _damaged(path, error) from error
-    statistics = file_of(path, about, "statistics")
+        raise damaged(path, error) from error
+    statistics = file_of(Path(path), about, "statistics")
     if statistics is not None and statistics.is_file():
         remember(model, (Path(path).absolute(), key))
     return model
-
-
-def _damaged(path: str | os.PathLike[str], error: object) -> FinepruningError:
-    why = " ".join(str(error).split())
-    return FinepruningError(f"{Path(path)}: damaged artifact ({why}); personalise anew")
 
 
 def _read(
@@ -84,20 +76,11 @@ def _tensors(
         raise FinepruningError(
             f"{Path(path)}: made for another base model; load the weights that were personalised"
         )
-    file = file_of(path, about, "personal")
-    assert file is not None  # read_about has looked
-    try:
-        data = read_file(file, _most(about, base))
-        if about["format"] > 1:
-            said = about["files"]["personal"]
-            if len(data) != said["bytes"] or hashlib.sha256(data).hexdigest() != said["sha256"]:
-                raise ValueError(f"{file.name} is not the file that was saved")
-        tensors = safetensors.torch.load(data)
-        _each_once(about, tensors)
-    except FinepruningError:
-        raise
-    except Exception as error:
-        raise _damaged(path, error) from error
+    tensors = read_tensors(Path(path), about, "personal", _most(about, base))
+    parts = ("mask", "values")
+    wanted = {*about["changed"], *(f"{n}.{part}" for n in about["pruned"] for part in parts)}
+    for name in sorted(wanted.symmetric_difference(tensors)):
+        raise damaged(path, f"{name!r} is {'missing' if name in wanted else 'one too many'}")
     return tensors
 
 
@@ -112,13 +95,6 @@ def _most(about: dict[str, Any], base: nn.Module) -> int:
         total += 2 * (len(name.encode()) + HEADER)
         total += (value.nbytes if isinstance(value, Tensor) else largest) * 9 // 8 + 1
     return total
-
-
-def _each_once(about: dict[str, Any], tensors: Iterable[str]) -> None:
-    parts = ("mask", "values")
-    wanted = {*about["changed"], *(f"{n}.{part}" for n in about["pruned"] for part in parts)}
-    for name in sorted(wanted.symmetric_difference(tensors)):
-        raise ValueError(f"{name!r} is {'missing' if name in wanted else 'one too many'}")
 
 
 def _unpack(name: str, weight: Tensor, tensors: dict[str, Tensor]) -> Tensor:

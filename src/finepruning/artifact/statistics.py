@@ -7,14 +7,12 @@ they are; ``classes`` ``(k, 2)``, numbers and samples, and ``sums/LAYER`` ``(k, 
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -24,8 +22,8 @@ from ..core.drift import Usual
 from ..core.moments import Gram, Marginals
 from ..network.norms import ChannelMoments
 from ..steps.statistics import Statistics
-from .layout import STATISTICS, file_of, read_about
-from .seal import read_file
+from .folder import damaged, file_of, read_tensors
+from .layout import STATISTICS, read_about
 
 
 def to_tensors(statistics: Statistics) -> dict[str, Tensor]:
@@ -63,30 +61,23 @@ def _tensor(value: Any) -> Tensor:
 
 
 LARGEST = 2**32
-"""Bytes of a file of format 1, which does not say how many it has."""
+"""Bytes that they never take."""
 
 
 def read_statistics(path: str | os.PathLike[str], key: bytes | None = None) -> Statistics:
     """What was kept with an artifact, sealed with ``key``. Raises :class:`FinepruningError` where
     nothing was, or it is damaged."""
-    about = read_about(path, key)
-    file = file_of(path, about, "statistics")
+    about, folder = read_about(path, key), Path(path)
+    file = file_of(folder, about, "statistics")
     if file is None or not file.is_file():
         raise FinepruningError(
-            f"{Path(path)}: nothing was kept for updates (no {STATISTICS}); personalise anew"
+            f"{folder}: nothing was kept for updates (no {STATISTICS}); personalise anew"
         )
+    tensors = read_tensors(folder, about, "statistics", LARGEST)
     try:
-        said = about["files"]["statistics"] if about["format"] > 1 else {}
-        data = read_file(file, said.get("bytes", LARGEST))
-        if said and hashlib.sha256(data).hexdigest() != said["sha256"]:
-            raise ValueError(f"{file.name} is not the file that was saved")
-        return _of(safetensors.torch.load(data))
-    except FinepruningError:
-        raise
-    except Exception as error:  # whatever a damaged one comes up with
-        raise FinepruningError(
-            f"{file}: damaged ({' '.join(str(error).split())}); personalise anew"
-        ) from error
+        return _of(tensors)
+    except Exception as error:  # whatever a hostile one comes up with
+        raise damaged(file, error) from error
 
 
 def _of(tensors: dict[str, Tensor]) -> Statistics:

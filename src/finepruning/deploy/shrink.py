@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,11 +9,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .._errors import FinepruningError
+from ..artifact.folder import read_json, read_tensors, write_folder
 from ..artifact.layout import check_place
 from ..network.channels import LAYERS, find_channels, removed
 from ..network.copying import copied
@@ -22,8 +20,8 @@ from ..network.find import find_layers
 from ..network.plain import become
 from .example import example_of
 
-FORMAT = 1
-SHAPES, WEIGHTS = "shapes.json", "weights.safetensors"
+FORMAT = 2
+SHAPES, WEIGHTS = "shapes.json", "weights"
 
 
 @dataclass(frozen=True)
@@ -47,21 +45,23 @@ class Small:
         return sum(p.numel() for p in self.model.parameters())
 
     def save(
-        self, path: str | os.PathLike[str], *, source: Mapping[str, Any] | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        source: Mapping[str, Any] | None = None,
+        key: bytes | None = None,
     ) -> None:
-        """Write a new folder: ``shapes.json`` and ``weights.safetensors``, no pickle. ``source``
-        says where the network is from, for the command."""
+        """Write a new folder: ``shapes.json`` and ``weights.safetensors``, no pickle, all or
+        nothing. ``source`` says where the network is from, for the command; ``key`` seals it."""
         folder = Path(path)
         check_place(folder)
-        folder.mkdir()
         about = {
             "format": FORMAT, "shapes": self.shapes, "removed": dict(self.removed),
             "left": dict(self.left), "plain": dict(self.plain),
             "source": None if source is None else dict(source),
         }  # fmt: skip
         tensors = {n: v.detach().clone().contiguous() for n, v in _tensors(self.model).items()}
-        save_file(tensors, folder / WEIGHTS)
-        (folder / SHAPES).write_text(json.dumps(about, indent=1))
+        write_folder(folder, SHAPES, about, {WEIGHTS: tensors}, key=key)
 
 
 def shrink(
@@ -93,34 +93,34 @@ def shrink(
     return Small(made.eval(), shapes, gone, {**channels.left, **left}, plain or {})
 
 
-def load_small(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+def load_small(
+    path: str | os.PathLike[str], model: nn.Module, *, key: bytes | None = None
+) -> nn.Module:
     """The small network saved at ``path``. ``model`` is of the architecture that was shrunk, with
-    any weights; it is left untouched.
+    any weights; it is left untouched; ``key`` is what the folder was sealed with, if it was.
 
     >>> small = load_small("small/", torchvision.models.resnet50())  # doctest: +SKIP
 
-    Raises :class:`FinepruningError` where the folder is damaged or the architecture another.
+    Raises :class:`FinepruningError` where the folder is damaged or the architecture another;
+    nothing else.
     """
-    folder = Path(path)
+    folder, about = Path(path), source_of(path, key)
+    most = HEADER + sum(v.nbytes + 2 * (HEADER + len(n)) for n, v in _tensors(model).items())
+    tensors = read_tensors(folder, about, WEIGHTS, most)
     try:
-        about = json.loads((folder / SHAPES).read_text())
-        if about["format"] != FORMAT:
-            raise ValueError(f"format {about['format']}; load it with the version that wrote it")
-        tensors = load_file(folder / WEIGHTS)
         made = copied(model)
         for name, how in about["plain"].items():
             become(made.get_submodule(name), how)
         for name, values in about["shapes"].items():
             module = made.get_submodule(name)
-            for key, value in values.items():
-                now: Any = getattr(module, key)
-                setattr(module, key, tuple(value) if isinstance(now, tuple) else value)
+            for key_, value in values.items():
+                setattr(module, key_, _numbers(value, vars(module)[key_]))
         for name, value in tensors.items():
             _put(made, name, value)
         missing = _tensors(made).keys() - tensors.keys()
         if missing:
             raise ValueError(f"no {min(missing)!r} in it")
-    except (OSError, SafetensorError, KeyError, ValueError, AttributeError, TypeError) as error:
+    except Exception as error:  # whatever a hostile one comes up with
         raise FinepruningError(
             f"{folder}: not a small network of this architecture ({' '.join(str(error).split())});"
             " give the folder that shrink wrote, and the model it was made of"
@@ -128,13 +128,30 @@ def load_small(path: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     return made.eval()
 
 
-def source_of(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Where the small network saved at ``path`` is from: the ``source`` that was given."""
+HEADER = 1024
+"""Bytes of a safetensors header that one tensor takes at most, beside its name."""
+
+
+def _numbers(value: Any, now: Any) -> Any:
+    """A number in the place of one, or several of several."""
+    if type(now) is type(value) is int:  # and not bool
+        return value
+    if isinstance(now, tuple) and isinstance(value, list) and len(value) == len(now):
+        return tuple(_numbers(a, b) for a, b in zip(value, now, strict=True))
+    raise ValueError(f"{value!r} is not what {now!r} can become")
+
+
+def source_of(path: str | os.PathLike[str], key: bytes | None = None) -> dict[str, Any]:
+    """What the JSON of the small network saved at ``path`` says; ``source`` is where it is from."""
     try:
-        about: dict[str, Any] = json.loads(Path(path, SHAPES).read_text())
+        return read_json(Path(path, SHAPES), (1, FORMAT), key)
+    except FinepruningError:
+        raise
     except (OSError, ValueError) as error:
-        raise FinepruningError(f"{path}: damaged ({error}); shrink anew") from error
-    return about
+        raise FinepruningError(
+            f"{Path(path)}: not a small network ({SHAPES} cannot be read); give the folder that"
+            " shrink wrote"
+        ) from error
 
 
 def _read(model: nn.Module, readers: Mapping[str, Tensor]) -> Tensor:
