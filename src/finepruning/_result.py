@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from .artifact.save import save
+from .artifact.values import Values
 from .report.account import Report
 from .steps.statistics import Statistics
 
@@ -40,13 +41,21 @@ class Result:
         replace: bool = False,
         source: dict[str, Any] | None = None,
         key: bytes | None = None,
+        values: Values = "exact",
+        base: nn.Module | None = None,
     ) -> None:
         """Write the artifact, a folder of its own, at ``path``: all or nothing. What is there is
         kept, unless ``replace``. ``source`` says where the network is from, for the command;
-        ``key`` seals the artifact: without it nobody can change it unseen."""
+        ``key`` seals the artifact: without it nobody can change it unseen.
+
+        ``values`` says what is stored of the weights that stay: ``exact``, bit for bit;
+        ``float16``, ``bfloat16``, ``int8``; ``differences`` to the ``base`` network's, which is to
+        be given, coded: the smallest that keeps the accuracy; ``mask``: none, where each output's
+        are the base's times a gain (``Config(fit={"method": "rescale"})``). All but ``exact``
+        need constriction (``pip install 'finepruning[small]'``)."""
         report = self.report.to_dict()
         save(
             path, self.model, [*self.pruned], [*self.changed], self.base, report,
             statistics=self.statistics, replace=replace, source=source, plain=self.plain,
-            moving=self.moving, key=key,
+            moving=self.moving, key=key, values=values, given=base,
         )  # fmt: skip

@@ -23,6 +23,9 @@ FORMAT = 2
 JSON, TENSORS = "finepruning.json", names_of("personal")[0]
 STATISTICS = names_of("statistics")[0]
 
+VALUES = ("exact", "float16", "bfloat16", "int8", "differences", "mask")
+"""What may be stored of the weights that stay."""
+
 
 def read_about(path: str | os.PathLike[str], key: bytes | None = None) -> dict[str, Any]:
     """The artifact's JSON. Raises :class:`FinepruningError` where it is none, damaged, of another
@@ -49,6 +52,8 @@ def _wrong(about: dict[str, Any]) -> str:
     for key, kind in kinds.items():
         if not isinstance(about.get(key), kind):
             return f"no {key!r}"
+    if about.get("values", "exact") not in VALUES:
+        return "values of an unknown kind"
     moving = about.get("moving", [])
     names = [*about["pruned"], *about["changed"]]
     if not isinstance(moving, list) or not all(isinstance(n, str) for n in [*names, *moving]):

@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from .fingerprint import fingerprint
 from .folder import damaged, file_of, read_tensors
 from .kept import remember
 from .layout import read_about
+from .values import parts_of, restored
 
 HEADER = 1024
 """Bytes of a safetensors header that one tensor takes at most, beside its name; and those of the
@@ -36,6 +36,7 @@ def load(path: str | os.PathLike[str], base: nn.Module, *, key: bytes | None = N
     if not isinstance(base, nn.Module):
         raise FinepruningError(f"base: a {type(base).__name__}; give the torch.nn.Module")
     about, tensors = _read(path, base, key)
+    kind = about.get("values", "exact")
     try:
         with torch.inference_mode(False), torch.no_grad():
             model = copied(base)
@@ -43,7 +44,7 @@ def load(path: str | os.PathLike[str], base: nn.Module, *, key: bytes | None = N
                 become(model.get_submodule(name), how)
             for name in about["pruned"]:
                 weight = model.get_parameter(name)
-                weight.copy_(_unpack(name, weight, tensors))
+                weight.copy_(restored(name, weight, tensors, kind))
             for name in about["changed"]:
                 _set(model, name, tensors[name])
     except Exception as error:  # whatever a hostile one comes up with
@@ -77,7 +78,7 @@ def _tensors(
             f"{Path(path)}: made for another base model; load the weights that were personalised"
         )
     tensors = read_tensors(Path(path), about, "personal", _most(about, base))
-    parts = ("mask", "values")
+    parts = parts_of(about.get("values", "exact"))
     wanted = {*about["changed"], *(f"{n}.{part}" for n in about["pruned"] for part in parts)}
     for name in sorted(wanted.symmetric_difference(tensors)):
         raise damaged(path, f"{name!r} is {'missing' if name in wanted else 'one too many'}")
@@ -86,30 +87,22 @@ def _tensors(
 
 def _most(about: dict[str, Any], base: nn.Module) -> int:
     """Bytes that tensors of these names can take, by the shapes of the base."""
-    held = dict(base.state_dict(keep_vars=True))
-    largest = max((value.nbytes for value in held.values() if isinstance(value, Tensor)), default=0)
+    held = {n: v for n, v in base.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
+    largest = max((value.nbytes for value in held.values()), default=0)
     total = HEADER
-    for name in [*about["pruned"], *about["changed"]]:
-        value = held.get(name)
+    for name in about["changed"]:
         # A bias that the base has none of is no larger than its largest parameter.
-        total += 2 * (len(name.encode()) + HEADER)
-        total += (value.nbytes if isinstance(value, Tensor) else largest) * 9 // 8 + 1
+        total += 2 * (len(name.encode()) + HEADER) + (
+            held[name].nbytes if name in held else largest
+        )
+    for name in about["pruned"]:
+        total += PARTS * (len(name.encode()) + HEADER)
+        total += EACH * held[name].numel() if name in held else 0
     return total
 
 
-def _unpack(name: str, weight: Tensor, tensors: dict[str, Tensor]) -> Tensor:
-    packed, values = tensors[f"{name}.mask"], tensors[f"{name}.values"]
-    size = weight.numel()
-    if packed.shape != (-(-size // 8),):
-        raise ValueError(f"the mask of {name!r} is for another size")
-    bits = torch.from_numpy(np.unpackbits(packed.numpy(), count=size).astype(bool))
-    if values.shape != (int(bits.sum()),) or values.dtype != weight.dtype:
-        raise ValueError(f"the values of {name!r} do not fit its mask")
-    if not bool(values.isfinite().all()):
-        raise ValueError(f"the values of {name!r} are not all numbers")
-    flat = torch.zeros(size, dtype=weight.dtype)
-    flat[bits] = values
-    return flat.reshape(weight.shape)
+PARTS, EACH = 12, 16
+"""Tensors that a pruned weight is stored as, and bytes that each of its elements takes, at most."""
 
 
 def _set(model: nn.Module, name: str, value: Tensor) -> None:
