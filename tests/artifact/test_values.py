@@ -14,6 +14,7 @@ from torch import nn
 import finepruning
 from finepruning import Config, FinepruningError, Result
 from finepruning.artifact.layout import TENSORS, VALUES
+from finepruning.artifact.sizes import sizes_of
 from finepruning.artifact.values import KINDS, STEPS, Values
 from saved import Net, X, reseal, same_bits
 from unchecked import personalize
@@ -131,6 +132,9 @@ def test_few_bits(tmp_path: Path) -> None:
     sizes = {}
     for kind in ("exact", *CODED):
         result.save(tmp_path / kind, values=kind, base=base)
-        sizes[kind] = 8 * (tmp_path / kind / TENSORS).stat().st_size / (2 * 256 * 256)
+        found = sizes_of(tmp_path / kind)
+        sizes[kind] = 8 * found.total / (2 * 256 * 256)
+        assert found.kind == kind
+        assert 0.5 < 8 * found.mask / (2 * 256 * 256) <= 1.0
     assert sizes["differences"] < sizes["int8"] < sizes["float16"] < 0.56 * sizes["exact"]
     assert sizes["differences"] < 3.0

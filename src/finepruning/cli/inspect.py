@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from typing import Any
 
 HELP = "show what personalize did and what it cost"
@@ -15,7 +16,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     from .. import read_report
-    from ..report.text import format_report, summary
+    from ..artifact.sizes import sizes_of
+    from ..report.text import format_report, labelled, summary
 
     report = read_report(args.personal)
-    return report, format_report(report) if args.layers else summary(report)
+    text = format_report(report) if args.layers else summary(report)
+    sizes = sizes_of(args.personal)
+    lines = labelled("artifact", sizes.line(report["weights"]), 2)
+    return {**report, "artifact": asdict(sizes)}, "\n".join([text, *lines])

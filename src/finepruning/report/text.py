@@ -41,11 +41,16 @@ def summary(report: Mapping[str, Any]) -> str:
     lines: list[str] = []
     for label, most, text in said:
         if text:
-            lines += textwrap.wrap(
-                f"{label:<12}{text}", WIDTH, subsequent_indent=" " * 12, max_lines=most,
-                placeholder=" ...", break_on_hyphens=False,
-            )  # fmt: skip
+            lines += labelled(label, text, most)
     return "\n".join(lines[:LINES])
+
+
+def labelled(label: str, text: str, most: int) -> list[str]:
+    """The lines of ``text``, ``most`` of them, beside what it is."""
+    return textwrap.wrap(
+        f"{label:<12}{text}", WIDTH, subsequent_indent=" " * 12, max_lines=most,
+        placeholder=" ...", break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def mirrored(report: Mapping[str, Any]) -> str:
