@@ -50,6 +50,23 @@ def me(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     return tmp_path / "me"
 
 
+@pytest.mark.parametrize("values", ["int8", "differences", "mask"])
+def test_what_is_stored_of_the_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], values: str
+) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    out, data = tmp_path / "me", str(photos(tmp_path / "data", 12))
+    argv = ["--model", f"{tmp_path / 'net.py'}:net", "--resize", "8", "--crop", "8", "--data", data]
+    argv += ["--sparsity", "0.3", "--no-check", "--values", values]
+    assert main(["personalize", *argv, "--out", str(out)]) == 0
+    for again in (False, True):
+        capsys.readouterr()
+        assert main(["inspect", str(out), "--format", "json"]) == 0
+        assert json.loads(capsys.readouterr().out)["artifact"]["kind"] == values
+        if not again:
+            assert main(["update", str(out), "--data", data]) == 0
+
+
 def test_all_that_was_said_the_first_time_is_known(
     me: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._errors import FinepruningError
-from ..artifact.layout import check_place, check_space
+from ..artifact.layout import VALUES, check_place, check_space
 from . import common, options
 
 if TYPE_CHECKING:
@@ -19,6 +19,11 @@ HELP = "prune and adapt a network to a person"
 def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_model_and_data(parser, "folder of the person's images or audio, unlabelled")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder to save in")
+    parser.add_argument(
+        "--values", choices=VALUES, default="exact",
+        help="what is stored of the weights that stay: exact; fewer bits; differences to the"
+             " base's, coded: smallest at the same accuracy; mask: none, gains alone (exact)",
+    )  # fmt: skip
     parser.add_argument(
         "--sparsity", type=options.sparsity,
         help="share of weights to remove, or auto: as much as few answers change by (auto)",
@@ -100,6 +105,10 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
             f"--tolerance {args.tolerance:g}: says how a sparsity is chosen, and --sparsity"
             f" {args.sparsity:g} is given; leave one out"
         )
+    if args.values != "exact":
+        from ..artifact.coding import coder
+
+        coder()  # or one line that names what is missing
     kind = common.held_kind(args)
 
     from .. import open_folder, personalize
@@ -117,7 +126,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     finally:  # where too little is left, it is these that are missing
         common.say_skipped(folder)
     common.say_result(result)
-    result.save(out, source=options.source(args))
+    result.save(out, source=options.source(args), values=args.values, base=loaded.model)
     common.say(f"saved in {out}")
     summary = {**common.about(folder), "out": str(out), "report": result.report.to_dict()}
     return summary, str(result.report)
@@ -184,6 +193,7 @@ def _config(args: argparse.Namespace, loaded: Loaded) -> Config:
         structure={name: value for name, value in structure.items() if value is not None},
         sparsity="auto" if args.sparsity is None else args.sparsity, choice=args.tolerance,
         effort=args.effort, seed=args.seed, readout=args.readout,
+        fit={"method": "rescale"} if args.values == "mask" else None,
         norms=args.norms, check=args.check, observe={"rank": 0} if args.keep_nothing else None,
         task={name: value for name, value in task.items() if value is not None},
     )  # fmt: skip

@@ -50,7 +50,10 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     report = result.report.to_dict()
     for line in _what_changed(before, report):
         common.say(line)
-    result.save(out, replace=args.out is None, source=options.source(args))
+    result.save(
+        out, replace=args.out is None, source=options.source(args),
+        values=about.get("values", "exact"), base=loaded.model,
+    )  # fmt: skip
     common.say(f"saved in {out}")
     summary = {**common.about(folder), "out": str(out), "report": report}
     return summary, str(result.report)
