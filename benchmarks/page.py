@@ -16,6 +16,7 @@ from string import Template
 
 import numpy as np
 from cost import CostRow
+from artifacts import ArtifactRow
 from device import DeviceRow, LatencyRow
 from groups import (
     CONTROLS,
@@ -64,6 +65,7 @@ def page(found: Sequence[Source], out: Path) -> str:
         "cost": cost_table(costs),
         "wer": wer_table(read_wer(found)),
         "deployed": device_table(found),
+        "artifacts": artifact_table(found),
         **panel_tables(found),
     }
     for data, networks in NETWORKS.items():
@@ -258,6 +260,29 @@ def device_table(found: Sequence[Source]) -> str:
     )  # fmt: skip
     where = f"Timed on {times[0].processor}, two threads.\n\n" if times else ""
     return where + table(head, lines)
+
+
+def artifact_table(found: Sequence[Source]) -> str:
+    """Accuracy and bytes of each kind of artifact."""
+    rows = [r for s in found if s.data == "artifact" for r in read_rows(s.path, ArtifactRow)]
+    lines = []
+    for kind in dict.fromkeys(r.kind for r in rows):
+        same = [r for r in rows if r.kind == kind]
+        total = sum(r.total for r in same)
+        each = [100 * r.correct / r.total for r in same]
+        bits = [8 * sum(n) / max(sum(r.weights for r in same), 1)
+                for n in ([r.bytes for r in same], [r.mask for r in same])]  # fmt: skip
+        stored = sum(r.bytes for r in same) / len(same) / 1e6
+        sizes = (f"{stored:.1f}", f"{bits[0]:.2f}", f"{bits[1]:.2f}") if stored else "---"
+        lines.append(
+            (
+                kind, len(same), f"{100 * sum(r.correct for r in same) / total:.1f}",
+                f"{min(each):.1f} to {max(each):.1f}",
+                f"{100 * sum(r.told for r in same) / total:.1f}", *sizes,
+            )
+        )  # fmt: skip
+    head = ("stored", "draws", "all outputs", "of draws", "told the classes", "MB", "bits a weight")
+    return table((*head, "of these the mask"), lines) if lines else NONE
 
 
 def wer_table(rows: list[WerRow]) -> str:

@@ -7,6 +7,7 @@ the evidence of its layers, :func:`plan` says how much each keeps, and :func:`pr
 """
 
 from .artifact.seal import ZEROS, sealed
+from .artifact.sizes import sizes_of
 from .core.arrays import like, top
 from .core.check import sparing
 from .core.evidence import Evidence
@@ -79,6 +80,7 @@ __all__ = [
     "saliency",
     "sealed",
     "sizes",
+    "sizes_of",
     "skew_of",
     "sparing",
     "spread",
