@@ -192,9 +192,7 @@ def read_groups(found: Iterable[Source]) -> list[Group]:
     """The groups of all files of accuracies; files with other columns are named and passed over."""
     groups: dict[tuple[str, str, str], Group] = {}
     for source in found:
-        if source.data in (
-            "cost", "wer", "panel", "change", "device", "devicetime", "artifact"
-        ):
+        if source.data in ("cost", "wer", "panel", "change", "device", "devicetime", "artifact"):
             continue
         try:
             rows = whole(read_rows(source.path, Row))

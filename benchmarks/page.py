@@ -15,8 +15,8 @@ from pathlib import Path
 from string import Template
 
 import numpy as np
-from cost import CostRow
 from artifacts import ArtifactRow
+from cost import CostRow
 from device import DeviceRow, LatencyRow
 from groups import (
     CONTROLS,

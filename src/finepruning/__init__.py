@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ._personalize import personalize
     from ._result import Result
     from ._update import update
+    from .artifact.bank import Bank
     from .artifact.layout import read_report
     from .artifact.load import load
     from .data.audio import AudioFolder
@@ -54,6 +55,7 @@ _ROOMS = {
     "Result": "_result",
     "update": "_update",
     "personalize": "_personalize",
+    "Bank": "artifact.bank",
     "read_report": "artifact.layout",
     "load": "artifact.load",
     "AudioFolder": "data.audio",
@@ -86,6 +88,7 @@ import of that one would put itself in the name's place."""
 
 __all__ = [
     "AudioFolder",
+    "Bank",
     "Config",
     "Deployed",
     "Drift",

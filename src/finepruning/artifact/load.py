@@ -35,7 +35,7 @@ def load(path: str | os.PathLike[str], base: nn.Module, *, key: bytes | None = N
     """
     if not isinstance(base, nn.Module):
         raise FinepruningError(f"base: a {type(base).__name__}; give the torch.nn.Module")
-    about, tensors = _read(path, base, key)
+    about, tensors = read_whole(path, base, key)
     kind = about.get("values", "exact")
     try:
         with torch.inference_mode(False), torch.no_grad():
@@ -55,14 +55,15 @@ def load(path: str | os.PathLike[str], base: nn.Module, *, key: bytes | None = N
     return model
 
 
-def _read(
-    path: str | os.PathLike[str], base: nn.Module, key: bytes | None
+def read_whole(
+    path: str | os.PathLike[str], base: nn.Module, key: bytes | None, known: str = ""
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What the artifact says and holds, of the same moment: another process may replace it."""
+    """What the artifact says and holds, of the same moment: another process may replace it.
+    ``known`` is the fingerprint of ``base``, if it is known."""
     about = read_about(path, key)
     while True:
         try:
-            return about, _tensors(path, about, base)
+            return about, _tensors(path, about, base, known)
         except FinepruningError:
             again = read_about(path, key)
             if again == about:
@@ -71,9 +72,9 @@ def _read(
 
 
 def _tensors(
-    path: str | os.PathLike[str], about: dict[str, Any], base: nn.Module
+    path: str | os.PathLike[str], about: dict[str, Any], base: nn.Module, known: str
 ) -> dict[str, Tensor]:
-    if fingerprint(base, about.get("moving", ())) != about["base"]:
+    if (known or fingerprint(base, about.get("moving", ()))) != about["base"]:
         raise FinepruningError(
             f"{Path(path)}: made for another base model; load the weights that were personalised"
         )
@@ -107,6 +108,20 @@ PARTS, EACH = 12, 16
 
 def _set(model: nn.Module, name: str, value: Tensor) -> None:
     """Store a changed parameter: in place where there is one, which others may share."""
+    check_changed(model, name, value)
+    owner, _, key = name.rpartition(".")
+    module = model.get_submodule(owner)
+    given = getattr(module, key)
+    if given is None:
+        device = next(model.parameters()).device
+        setattr(module, key, nn.Parameter(value.to(device), requires_grad=False))
+    else:
+        given.copy_(value)
+
+
+def check_changed(model: nn.Module, name: str, value: Tensor) -> None:
+    """Raise :class:`ValueError` where ``value`` cannot take the place of a parameter or buffer, or
+    of a bias that there is none of."""
     owner, _, key = name.rpartition(".")
     module = model.get_submodule(owner)
     given = module._parameters.get(key, module._buffers.get(key))
@@ -116,10 +131,8 @@ def _set(model: nn.Module, name: str, value: Tensor) -> None:
         weight = module.get_parameter(key.replace("bias", "weight"))
         outputs = getattr(module, "out_channels", weight.shape[0])  # of a transposed convolution
         outputs = getattr(module, "nf", outputs)  # transformers' Conv1D
-        if value.shape != (outputs,) or value.dtype != weight.dtype:
-            raise ValueError(f"{name!r} has another shape or type")
-        setattr(module, key, nn.Parameter(value.to(weight.device), requires_grad=False))
-    elif given is None or given.shape != value.shape or given.dtype != value.dtype:
-        raise ValueError(f"{name!r} has another shape or type")
+        fits = value.shape == (outputs,) and value.dtype == weight.dtype
     else:
-        given.copy_(value)
+        fits = given is not None and (given.shape, given.dtype) == (value.shape, value.dtype)
+    if not fits:
+        raise ValueError(f"{name!r} has another shape or type")

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from .._errors import FinepruningError
 from .._version import __version__
 from . import (
+    bank,
     bench,
     deployed,
     evaluate,
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Command] = {
     "bench": bench,
     "inspect": inspect,
     "report": report,
+    "bank": bank,
 }
 """Another command is a file and a line in this table."""
 

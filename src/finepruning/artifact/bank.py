@@ -1,0 +1,259 @@
+"""A bank: a folder of many people's artifacts over one base network."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import shutil
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from .._errors import FinepruningError
+from ..network.plain import become
+from .aside import aside, sweep
+from .fingerprint import fingerprint
+from .folder import file_of, read_tensors
+from .layout import read_about
+from .load import check_changed, load, read_whole
+from .values import restored
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,126}")
+
+
+class Saves(Protocol):
+    """What a :class:`finepruning.Result` does."""
+
+    def save(self, path: Path, *, replace: bool = ..., key: bytes | None = ...) -> None: ...
+
+
+class Bank:
+    """Many people's networks over one base, in a folder.
+
+    >>> bank = Bank("bank/", base)  # doctest: +SKIP
+    >>> bank.add("user-0042", finepruning.personalize(base, photos))  # doctest: +SKIP
+    >>> bank.activate(base, "user-0042")  # base is that person's now, in place  # doctest: +SKIP
+    >>> bank.deactivate(base)  # and the base again, bit for bit  # doctest: +SKIP
+
+    ``folder`` is made where it is not there. ``cache`` is how many people's weights are held in
+    memory, the last used; ``key`` what all artifacts are sealed with. Threads may share a bank;
+    each activates its own copy of the base. Raises :class:`FinepruningError` where ``folder`` is a
+    file or cannot be made.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        base: nn.Module | None = None,
+        *,
+        cache: int = 0,
+        key: bytes | None = None,
+    ) -> None:
+        self.folder, self.cache, self.key = Path(folder), cache, key
+        self._base = base
+        self._held: OrderedDict[str, tuple[str, _Delta]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._active: WeakKeyDictionary[nn.Module, Callable[[], None]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[nn.Module, tuple[str, tuple[str, ...]]] = WeakKeyDictionary()
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise FinepruningError(f"{self.folder}: cannot be a bank ({error})") from error
+
+    def __iter__(self) -> Iterator[str]:
+        """The people's names, sorted."""
+        with os.scandir(self.folder) as found:
+            yield from sorted(f.name for f in found if NAME.fullmatch(f.name) and f.is_dir())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: str) -> bool:
+        return bool(NAME.fullmatch(name)) and (self.folder / name).is_dir()
+
+    def add(
+        self, name: str, artifact: Saves | str | os.PathLike[str], *, replace: bool = False
+    ) -> None:
+        """Put in a person: a result, or the folder of an artifact, which is copied. With
+        ``replace`` a result takes the place of what is there; readers see one or the other."""
+        out = self._place(name)
+        if not isinstance(artifact, str | os.PathLike):
+            artifact.save(out, replace=replace and out.exists(), key=self.key)
+            return
+        if out.exists():
+            raise FinepruningError(f"{out}: exists already; remove it first")
+        _verify(Path(artifact), self.key)
+        with aside(self.folder) as folder:
+            try:
+                shutil.copytree(artifact, folder / name)
+                os.rename(folder / name, out)
+            except OSError as error:
+                raise FinepruningError(f"{out}: cannot be written ({error})") from error
+
+    def remove(self, name: str) -> None:
+        """Take a person out."""
+        self._there(name)
+        with aside(self.folder) as folder:
+            os.rename(self.folder / name, folder / name)
+        with self._lock:
+            self._held.pop(name, None)
+
+    def verify(self, names: Iterable[str] | None = None) -> dict[str, str]:
+        """What is wrong with whom, of these or all: every bit of every artifact is looked at."""
+        wrong = {}
+        for name in self if names is None else names:
+            self._there(name)
+            try:
+                _verify(self.folder / name, self.key)
+            except FinepruningError as error:
+                wrong[name] = str(error)
+        return wrong
+
+    def gc(self) -> int:
+        """Remove what killed processes left; how many folders it was."""
+        inner = sum(sweep(self.folder / name) for name in self)
+        return sweep(self.folder) + inner
+
+    def load(self, name: str) -> nn.Module:
+        """A person's network, a copy of the base. As :func:`finepruning.load`."""
+        self._there(name)
+        if self._base is None:
+            raise FinepruningError("base: none was given; Bank(folder, base)")
+        return load(self.folder / name, self._base, key=self.key)
+
+    def activate(self, model: nn.Module, name: str) -> None:
+        """Make ``model``, which is the base or another's by this bank, this person's, in place.
+
+        Its parameters stay the same objects and point to other values; the base's are kept, and
+        are back with :meth:`deactivate`. Raises :class:`FinepruningError` where the artifact is
+        damaged or of another base: ``model`` is the base then.
+        """
+        self._there(name)
+        self.deactivate(model)
+        try:
+            self._active[model] = self._delta(model, name).into(model)
+        except FinepruningError:
+            raise
+        except Exception as error:
+            raise FinepruningError(
+                f"{self.folder / name}: damaged artifact ({' '.join(str(error).split())});"
+                " personalise anew"
+            ) from error
+
+    def deactivate(self, model: nn.Module) -> None:
+        """Make ``model`` the base again, bit for bit; nothing where it is."""
+        undo = self._active.pop(model, None)
+        if undo is not None:
+            undo()
+
+    def _delta(self, model: nn.Module, name: str) -> _Delta:
+        about = read_about(self.folder / name, self.key)
+        with self._lock:
+            digest, held = self._held.get(name, ("", None))
+            if held is not None and digest == about.get("digest"):
+                self._held.move_to_end(name)
+                return held
+        moving = tuple(about.get("moving", ()))
+        known = self._known.get(model)
+        if known is None or known[1] != moving:  # the weights of a base in use do not change
+            known = self._known[model] = fingerprint(model, moving), moving
+        about, tensors = read_whole(self.folder / name, model, self.key, known[0])
+        delta = _Delta(about, tensors, model)
+        with self._lock:
+            if self.cache:
+                self._held[name] = about.get("digest", ""), delta
+                while len(self._held) > self.cache:
+                    self._held.popitem(last=False)
+        return delta
+
+    def _place(self, name: str) -> Path:
+        if not NAME.fullmatch(name):
+            raise FinepruningError(
+                f"{name!r}: no name for a person; give letters, digits and . _ @ + -, 127 at most"
+            )
+        return self.folder / name
+
+    def _there(self, name: str) -> None:
+        if not self._place(name).is_dir():
+            raise FinepruningError(f"{self.folder}: nobody is called {name!r} there")
+
+
+def _verify(path: Path, key: bytes | None) -> None:
+    about = read_about(path, key)
+    for part in about.get("files", ("personal",)):
+        file = file_of(path, about, part)
+        if part == "personal" or (file is not None and file.exists()):
+            read_tensors(
+                path, about, part, about.get("files", {}).get(part, {}).get("bytes", 2**40)
+            )
+
+
+class _Delta:
+    """All that differs from the base, as it is in memory."""
+
+    def __init__(self, about: dict[str, Any], tensors: dict[str, Tensor], model: nn.Module) -> None:
+        self.plain: dict[str, Any] = about.get("plain", {})
+        self.values: dict[str, Tensor] = {}
+        kind = about.get("values", "exact")
+        with torch.inference_mode(False), torch.no_grad():
+            undo = _made_plain(model, self.plain)
+            try:
+                for name in about["pruned"]:
+                    weight = model.get_parameter(name)
+                    value = restored(name, weight, tensors, kind)
+                    self.values[name] = value.to(weight.device)
+                for name in about["changed"]:
+                    check_changed(model, name, tensors[name])
+                    self.values[name] = tensors[name].to(next(model.parameters()).device)
+            finally:
+                undo()
+
+    def into(self, model: nn.Module) -> Callable[[], None]:
+        """Put it into ``model``; what takes it out again."""
+        plain = _made_plain(model, self.plain)
+        before: list[tuple[Tensor, Tensor]] = []
+        new: list[tuple[nn.Module, str]] = []
+
+        def undo() -> None:
+            for tensor, data in before:
+                tensor.data = data
+            for module, key in new:
+                setattr(module, key, None)
+            plain()
+
+        for name, value in self.values.items():
+            owner, _, key = name.rpartition(".")
+            module = model.get_submodule(owner)
+            given = getattr(module, key)
+            if given is None:
+                setattr(module, key, nn.Parameter(value, requires_grad=False))
+                new.append((module, key))
+            else:
+                before.append((given, given.data))
+                given.data = value
+        return undo
+
+
+def _made_plain(model: nn.Module, plain: dict[str, Any]) -> Callable[[], None]:
+    """Modules that compute their weight made ones that store it; what makes them so again."""
+    before = []
+    for name, how in plain.items():
+        module = model.get_submodule(name)
+        held = {key: copy.copy(v) if isinstance(v, dict) else v for key, v in vars(module).items()}
+        before.append((module, type(module), held))
+        become(module, how)
+
+    def undo() -> None:
+        for module, kind, held in reversed(before):
+            module.__class__ = kind
+            vars(module).clear()
+            vars(module).update(held)
+
+    return undo
