@@ -2,9 +2,9 @@
 
     python benchmarks/fuzz_artifacts.py [--count 1000000] [--seed 0]
 
-A small network's artifacts of two people, with and without a key, are damaged at random: bits
-turned, bytes replaced, cut out and doubled, files mixed, and values of the JSON replaced. Half of
-the latter are given the right digests again, as by somebody who means harm: these may load, but
+A small network's artifacts of two people, of all kinds, with and without a key, are damaged at
+random: bits turned, bytes replaced, cut out and doubled, files mixed, and values of the JSON
+replaced. Half of the latter are given the right digests again, as by somebody who means harm: these may load, but
 raise nothing but ours. Each is loaded, and shown as ``inspect`` shows it. Prints what went wrong,
 with the number that makes the file again, and exits with 1.
 """
@@ -29,7 +29,7 @@ from torch import nn
 from tqdm import tqdm
 
 import finepruning
-from finepruning import FinepruningError
+from finepruning import Config, FinepruningError
 from finepruning.research import ZEROS, format_report, page, sealed, summary
 
 SECONDS, BYTES = 2, 1e9
@@ -43,20 +43,28 @@ ODD: tuple[Any, ...] = (
 )  # fmt: skip
 
 
+FITS: dict[str, dict[Any, bytes | None]] = {
+    "compensate": {"exact": KEY, "float16": None, "int8": KEY, "differences": None},
+    "rescale": {"mask": None},
+}
+
+
 class LateError(Exception):
     """It took too long."""
 
 
 def artifacts(folder: Path, base: nn.Module) -> list[dict[str, bytes]]:
-    """Of two people, plain and with a key."""
+    """Of two people, of all kinds, some with a key."""
     made = []
     for person in range(2):
         x = torch.randn(32, 8, generator=torch.Generator().manual_seed(person))
-        result = finepruning.personalize(base, x, effort="fast", progress=False)
-        for key in (None, KEY):
-            out = folder / f"{person}-{key is not None}"
-            result.save(out, key=key)
-            made.append({file.name: file.read_bytes() for file in out.iterdir()})
+        for method, kinds in FITS.items():
+            config = Config(effort="fast", fit={"method": method}, check=False)
+            result = finepruning.personalize(base, x, config=config, progress=False)
+            for kind, key in kinds.items():
+                out = folder / f"{person}-{kind}"
+                result.save(out, values=kind, base=base, key=key)
+                made.append({file.name: file.read_bytes() for file in out.iterdir()})
     return made
 
 
@@ -174,9 +182,10 @@ def main() -> None:
     with TemporaryDirectory() as place:
         held = artifacts(Path(place), base)
         right = [
-            finepruning.load(Path(place, f"{p}-{keyed}"), base, key=KEY if keyed else None)(x)
+            finepruning.load(Path(place, f"{p}-{kind}"), base, key=key)(x)
             for p in range(2)
-            for keyed in (False, True)
+            for kinds in FITS.values()
+            for kind, key in kinds.items()
         ]
         me = Path(place, "me")
         me.mkdir()
