@@ -4,9 +4,9 @@
 
 A small network's artifacts of two people, of all kinds, with and without a key, are damaged at
 random: bits turned, bytes replaced, cut out and doubled, files mixed, and values of the JSON
-replaced. Half of the latter are given the right digests again, as by somebody who means harm: these may load, but
-raise nothing but ours. Each is loaded, and shown as ``inspect`` shows it. Prints what went wrong,
-with the number that makes the file again, and exits with 1.
+replaced. Half of the latter are given the right digests again, as by somebody who means harm:
+these may load, but raise nothing but ours. Each is loaded, and shown as ``inspect`` shows it.
+Prints what went wrong, with the number that makes the file again, and exits with 1.
 """
 
 from __future__ import annotations
