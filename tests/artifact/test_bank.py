@@ -88,6 +88,20 @@ def test_weights_that_are_computed(tmp_path: Path, kind: str) -> None:
     assert type(base[0]) is not nn.Linear
 
 
+def test_two_banks_and_one_model(
+    tmp_path: Path, bank: Bank, base: nn.Module, results: list[Result]
+) -> None:
+    before = fingerprint(base)
+    other = Bank(tmp_path / "other", base, cache=1)
+    other.add("she", results[2])
+    for _ in range(2):
+        bank.activate(base, "user-0")
+        other.activate(base, "she")
+        assert same_bits(base, results[2].model)
+    bank.deactivate(base)
+    assert fingerprint(base) == before
+
+
 def test_damage_leaves_the_base(bank: Bank, base: nn.Module) -> None:
     before = fingerprint(base)
     file = bank.folder / "user-1" / "personal.safetensors"

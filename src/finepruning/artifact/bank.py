@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -24,6 +25,9 @@ from .folder import file_of, read_tensors
 from .layout import read_about
 from .load import check_changed, load, read_whole
 from .values import restored
+
+_ACTIVE: WeakKeyDictionary[nn.Module, Callable[[], None]] = WeakKeyDictionary()
+"""What makes each network in which a person is active the base again, whichever bank did it."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,126}")
 
@@ -60,7 +64,6 @@ class Bank:
         self._base = base
         self._held: OrderedDict[str, tuple[str, _Delta]] = OrderedDict()
         self._lock = threading.Lock()
-        self._active: WeakKeyDictionary[nn.Module, Callable[[], None]] = WeakKeyDictionary()
         self._known: WeakKeyDictionary[nn.Module, tuple[str, tuple[str, ...]]] = WeakKeyDictionary()
         try:
             self.folder.mkdir(exist_ok=True)
@@ -138,7 +141,7 @@ class Bank:
         self._there(name)
         self.deactivate(model)
         try:
-            self._active[model] = self._delta(model, name).into(model)
+            _ACTIVE[model] = self._delta(model, name).into(model)
         except FinepruningError:
             raise
         except Exception as error:
@@ -149,7 +152,7 @@ class Bank:
 
     def deactivate(self, model: nn.Module) -> None:
         """Make ``model`` the base again, bit for bit; nothing where it is."""
-        undo = self._active.pop(model, None)
+        undo = _ACTIVE.pop(model, None)
         if undo is not None:
             undo()
 
@@ -205,10 +208,15 @@ class _Delta:
         with torch.inference_mode(False), torch.no_grad():
             undo = _made_plain(model, self.plain)
             try:
-                for name in about["pruned"]:
-                    weight = model.get_parameter(name)
-                    value = restored(name, weight, tensors, kind)
-                    self.values[name] = value.to(weight.device)
+                weights = {n: model.get_parameter(n).detach() for n in about["pruned"]}
+
+                def value_of(name: str) -> Tensor:
+                    weight = weights[name]
+                    return restored(name, weight, tensors, kind).to(weight.device)
+
+                # What takes the time is spread over as many threads as PyTorch has.
+                with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                    self.values.update(zip(weights, pool.map(value_of, weights), strict=True))
                 for name in about["changed"]:
                     check_changed(model, name, tensors[name])
                     self.values[name] = tensors[name].to(next(model.parameters()).device)

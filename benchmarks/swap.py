@@ -1,0 +1,78 @@
+"""How long it takes to make a network another person's, in place, beside a copy of its weights.
+
+    python benchmarks/swap.py [--rounds 15]
+
+ResNet-50 of random weights, 70 % of them zero, two people in a bank; paired, in milliseconds.
+*copy* writes all weights over once; *swap* reads, checks and activates the other person; *cached*
+does so with both in memory; *back* makes it the base again, after a cached swap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+import finepruning
+from finepruning import Bank
+from finepruning.research import paired, processor, resnet
+
+KINDS = ("exact", "int8", "differences", "mask")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--kinds", nargs="+", default=KINDS[:1], choices=KINDS)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+    base = resnet("resnet50").eval()
+    source = [torch.randn_like(p) for p in base.parameters()]
+    target = [torch.empty_like(p) for p in base.parameters()]
+
+    def copied() -> None:
+        for there, here in zip(target, source, strict=True):
+            there.copy_(here)
+
+    print(processor())
+    for kind in args.kinds:
+        with tempfile.TemporaryDirectory() as folder:
+            bank, cached = Bank(folder, base), Bank(folder, base, cache=2)
+            method = "rescale" if kind == "mask" else "compensate"
+            for person in ("one", "two"):
+                x = torch.randn(8, 3, 64, 64)
+                config = finepruning.Config(
+                    effort="fast", sparsity=0.7, check=False, fit={"method": method}
+                )
+                result = finepruning.personalize(base, x, config=config, progress=False)
+                result.save(bank.folder / person, values=kind, base=base)
+            calls = {
+                "copy": copied,
+                "swap": _in_turn(bank, base),
+                "cached": _in_turn(cached, base),
+                "back": lambda: cached.deactivate(base),
+            }
+            for timing in paired(calls, "copy", args.rounds):
+                print(
+                    f"{kind:12} {timing.name:8} {timing.median:8.2f} ms"
+                    f" ({timing.low:.2f} to {timing.high:.2f}), {1 / timing.times:.2f} copies"
+                )
+            bank.deactivate(base)
+
+
+def _in_turn(bank: Bank, model: nn.Module) -> Callable[[], None]:
+    turn = [0]
+
+    def swap() -> None:
+        turn[0] += 1
+        bank.activate(model, ("one", "two")[turn[0] % 2])
+
+    return swap
+
+
+if __name__ == "__main__":
+    main()
