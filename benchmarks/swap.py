@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -54,7 +55,7 @@ def main() -> None:
                 "copy": copied,
                 "swap": _in_turn(bank, base),
                 "cached": _in_turn(cached, base),
-                "back": lambda: cached.deactivate(base),
+                "back": partial(cached.deactivate, base),
             }
             for timing in paired(calls, "copy", args.rounds):
                 print(
