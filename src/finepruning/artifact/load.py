@@ -89,7 +89,9 @@ def _tensors(
 def _most(about: dict[str, Any], base: nn.Module) -> int:
     """Bytes that tensors of these names can take, by the shapes of the base."""
     held = {n: v for n, v in base.state_dict(keep_vars=True).items() if isinstance(v, Tensor)}
-    largest = max((value.nbytes for value in held.values()), default=0)
+    # Not nbytes, which sparse ones have none of.
+    sizes = {name: value.numel() * value.element_size() for name, value in held.items()}
+    largest = max(sizes.values(), default=0)
     total = HEADER
     for name in about["changed"]:
         # A bias that the base has none of is no larger than its largest parameter.

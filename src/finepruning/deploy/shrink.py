@@ -105,7 +105,8 @@ def load_small(
     nothing else.
     """
     folder, about = Path(path), source_of(path, key)
-    most = HEADER + sum(v.nbytes + 2 * (HEADER + len(n)) for n, v in _tensors(model).items())
+    sizes = {n: v.numel() * v.element_size() for n, v in _tensors(model).items()}
+    most = HEADER + sum(size + 2 * (HEADER + len(n)) for n, size in sizes.items())
     tensors = read_tensors(folder, about, WEIGHTS, most)
     try:
         made = copied(model)
