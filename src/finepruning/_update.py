@@ -16,7 +16,7 @@ from ._errors import FinepruningError
 from ._personalize import place
 from ._result import Result
 from ._run import run
-from .artifact.fingerprint import fingerprint
+from .artifact.fingerprint import is_of
 from .artifact.kept import Past
 from .artifact.layout import read_about
 from .artifact.load import load
@@ -57,7 +57,7 @@ def update(
     Raises :class:`FinepruningError` where nothing was kept, or where ``base`` is another network.
     """
     earlier, report, made_from, moving = _earlier(personal, base)
-    if fingerprint(base, moving) != made_from:
+    if not is_of(base, made_from, moving):
         raise FinepruningError(
             "base: not the network that was personalised; load the weights it was made from"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from finepruning.artifact.fingerprint import fingerprint
+from finepruning.artifact.fingerprint import fingerprint, is_of
 
 
 def test_fingerprint() -> None:
@@ -27,3 +27,17 @@ def test_fingerprint() -> None:
         zero = fingerprint(model)
         model.weight[0, 0, 0, 0] = -0.0
     assert fingerprint(model) != zero
+
+
+def test_what_inference_does_not_read_is_left_out() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    model.register_parameter("masked_spec_embed", nn.Parameter(torch.zeros(4)))
+    one, first = fingerprint(model), fingerprint(model, unread=())
+    assert is_of(model, one)
+    assert is_of(model, first)  # as the first version had it
+    model[1].num_batches_tracked += 1
+    model.masked_spec_embed.data += 1
+    assert fingerprint(model) == one
+    assert not is_of(model, first)
+    model[1].running_mean += 1
+    assert not is_of(model, one)

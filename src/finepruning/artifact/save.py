@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._errors import FinepruningError
 from ..steps.statistics import Statistics
-from .fingerprint import fingerprint
+from .fingerprint import is_of
 from .folder import write_folder
 from .layout import FORMAT, JSON, check_place, read_about
 from .statistics import to_tensors
@@ -46,7 +46,7 @@ def save(
     if values not in KINDS:
         raise FinepruningError(f"values={values!r}: give one of {', '.join(KINDS)}")
     needed = values in ("differences", "mask")
-    if needed and (given is None or fingerprint(given, moving) != base):
+    if needed and (given is None or not is_of(given, base, moving)):
         raise FinepruningError(f"values={values!r}: needs the network that was personalised")
     out = Path(path)
     there = replace and out.exists()
