@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from .artifact.layout import Values
 from .artifact.save import save
-from .artifact.values import Values
 from .report.account import Report
 from .steps.statistics import Statistics
 
@@ -50,7 +50,7 @@ class Result:
 
         ``values`` says what is stored of the weights that stay: ``exact``, bit for bit;
         ``float16``, ``bfloat16``, ``int8``; ``differences`` to the ``base`` network's, which is to
-        be given, coded: the smallest that keeps the accuracy; ``mask``: none, where each output's
+        be given, coded; ``mask``: none, where each output's
         are the base's times a gain (``Config(fit={"method": "rescale"})``). All but ``exact``
         need constriction (``pip install 'finepruning[small]'``)."""
         report = self.report.to_dict()

@@ -40,7 +40,10 @@ def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
     (tmp_path / f"{PREFIX}file").write_text("not a folder")
     (tmp_path / "mine").mkdir()
     (tmp_path / f"{PREFIX}link").symlink_to(tmp_path / "mine")
+    (tmp_path / f"{PREFIX}old-x" / "me").mkdir(parents=True)  # an earlier version's: all there is
     assert sweep(tmp_path) == 1
+    (tmp_path / f"{PREFIX}old-x" / "me").rmdir()
+    (tmp_path / f"{PREFIX}old-x").rmdir()
     assert {f.name for f in tmp_path.iterdir()} == {f"{PREFIX}file", f"{PREFIX}link", "mine"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +116,42 @@ def test_damage_leaves_the_base(bank: Bank, base: nn.Module) -> None:
     other = Net(bias=True).double()
     with pytest.raises(FinepruningError, match="another base"):
         bank.activate(other, "user-0")
+
+
+@pytest.mark.parametrize("cache", [0, 3])
+def test_another_base_is_told_whatever_is_in_memory(
+    tmp_path: Path, base: nn.Module, results: list[Result], cache: int
+) -> None:
+    bank = Bank(tmp_path, base, cache=cache)
+    bank.add("me", results[0])
+    model, other = copy.deepcopy(base), copy.deepcopy(base)
+    bank.activate(model, "me")
+    other.head.weight.data[0, 0] += 1  # type: ignore[operator, union-attr, index]
+    with pytest.raises(FinepruningError, match="another base"):
+        bank.activate(other, "me")
+    bank.deactivate(model)
+    with torch.no_grad():  # and where it is trained on, or loaded anew, meanwhile
+        model.head.weight[0, 0] += 1  # type: ignore[operator, union-attr, index]
+    with pytest.raises(FinepruningError, match="another base"):
+        bank.activate(model, "me")
+
+
+def test_nothing_but_the_artifact_is_copied(
+    bank: Bank, tmp_path: Path, results: list[Result]
+) -> None:
+    me = tmp_path / "me"
+    results[0].save(me)
+    (me / "link").symlink_to("/etc/passwd")
+    os.mkfifo(me / "pipe")
+    bank.add("new", me)
+    assert {f.name for f in (bank.folder / "new").iterdir()} == {
+        f.name for f in (bank.folder / "user-0").iterdir()
+    }
+    (me / "personal.safetensors").unlink()
+    os.mkfifo(me / "personal.safetensors")
+    with pytest.raises(FinepruningError, match="no ordinary file"):
+        bank.add("newer", me)
+    assert "newer" not in bank
 
 
 def test_names(bank: Bank, results: list[Result]) -> None:

@@ -13,13 +13,13 @@ from torch import nn
 
 import finepruning
 from finepruning import Config, FinepruningError, Result
-from finepruning.artifact.layout import TENSORS, VALUES
+from finepruning.artifact.layout import TENSORS, VALUES, Values
 from finepruning.artifact.sizes import sizes_of
-from finepruning.artifact.values import KINDS, STEPS, Values
+from finepruning.artifact.values import STEPS
 from saved import Net, X, reseal, same_bits
 from unchecked import personalize
 
-CODED = [kind for kind in KINDS if kind not in ("exact", "mask")]
+CODED = [kind for kind in VALUES if kind not in ("exact", "mask")]
 
 
 def transposed() -> nn.Module:
@@ -34,10 +34,6 @@ def made(net: str, **options: object) -> tuple[nn.Module, Result]:
     base = Net(bias=True).eval() if net == "attention" else transposed()
     x = X if net == "attention" else torch.randn(32, 2, 6, 6)
     return base, personalize(base, x, sparsity=0.5, **options)
-
-
-def test_all_kinds_are_known() -> None:
-    assert KINDS == VALUES
 
 
 @pytest.mark.parametrize("net", ["attention", "convolutions"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -56,4 +57,8 @@ def test_tensors_that_are_none_are_one_line(me: Path, capsys: pytest.CaptureFixt
         reseal(me)
         assert main(["inspect", str(me)]) == 1
         assert_one_line(capsys, "damaged")
+    (me / "personal.safetensors").unlink()
+    os.mkfifo(me / "personal.safetensors")
+    assert main(["inspect", str(me)]) == 1
+    assert_one_line(capsys, "no ordinary file")
     assert (me / JSON).is_file()

@@ -20,6 +20,8 @@ except ImportError:  # pragma: no cover  # Windows
     fcntl = None  # type: ignore[assignment]
 
 PREFIX = ".finepruning-"
+OLD = f"{PREFIX}old-"
+"""Where earlier versions put what they replaced, for a moment: killed then, it is all there is."""
 DAY = 24 * 3600.0
 
 
@@ -47,7 +49,7 @@ def sweep(parent: Path) -> int:
 def _sweep(parent: Path) -> int:
     removed = 0
     for folder in parent.glob(f"{PREFIX}*"):
-        if folder.is_symlink() or not folder.is_dir():
+        if folder.is_symlink() or not folder.is_dir() or folder.name.startswith(OLD):
             continue
         held = _lock(folder)
         old = fcntl is None and time.time() - folder.stat().st_mtime > DAY

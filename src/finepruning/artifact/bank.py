@@ -22,8 +22,9 @@ from ..network.plain import become
 from .aside import aside, sweep
 from .fingerprint import fingerprint
 from .folder import file_of, read_tensors
-from .layout import read_about
+from .layout import JSON, read_about
 from .load import check_changed, load, read_whole
+from .seal import open_file
 from .values import restored
 
 _ACTIVE: WeakKeyDictionary[nn.Module, Callable[[], None]] = WeakKeyDictionary()
@@ -64,7 +65,7 @@ class Bank:
         self._base = base
         self._held: OrderedDict[str, tuple[str, _Delta]] = OrderedDict()
         self._lock = threading.Lock()
-        self._known: WeakKeyDictionary[nn.Module, tuple[str, tuple[str, ...]]] = WeakKeyDictionary()
+        self._known: WeakKeyDictionary[nn.Module, tuple[str, Any]] = WeakKeyDictionary()
         try:
             self.folder.mkdir(exist_ok=True)
         except OSError as error:
@@ -92,10 +93,17 @@ class Bank:
             return
         if out.exists():
             raise FinepruningError(f"{out}: exists already; remove it first")
-        _verify(Path(artifact), self.key)
+        about = read_about(artifact, self.key)
+        parts = (file_of(Path(artifact), about, part) for part in ("personal", "statistics"))
+        files = [Path(artifact, JSON), *(f for f in parts if f is not None and f.exists())]
         with aside(self.folder) as folder:
             try:
-                shutil.copytree(artifact, folder / name)
+                (folder / name).mkdir()
+                for file in files:  # ordinary ones, and no others that lie there
+                    with open_file(file) as given, (folder / name / file.name).open("wb") as copy_:
+                        shutil.copyfileobj(given, copy_)
+                    shutil.copymode(file, folder / name / file.name)
+                _verify(folder / name, self.key)  # the copy: what is given may change meanwhile
                 os.rename(folder / name, out)
             except OSError as error:
                 raise FinepruningError(f"{out}: cannot be written ({error})") from error
@@ -158,16 +166,13 @@ class Bank:
 
     def _delta(self, model: nn.Module, name: str) -> _Delta:
         about = read_about(self.folder / name, self.key)
+        known = self._fingerprint(model, tuple(about.get("moving", ())))
         with self._lock:
             digest, held = self._held.get(name, ("", None))
-            if held is not None and digest == about.get("digest"):
+            if held is not None and digest == about.get("digest") and known == about["base"]:
                 self._held.move_to_end(name)
                 return held
-        moving = tuple(about.get("moving", ()))
-        known = self._known.get(model)
-        if known is None or known[1] != moving:  # the weights of a base in use do not change
-            known = self._known[model] = fingerprint(model, moving), moving
-        about, tensors = read_whole(self.folder / name, model, self.key, known[0])
+        about, tensors = read_whole(self.folder / name, model, self.key, known)
         delta = _Delta(about, tensors, model)
         with self._lock:
             if self.cache:
@@ -175,6 +180,17 @@ class Bank:
                 while len(self._held) > self.cache:
                     self._held.popitem(last=False)
         return delta
+
+    def _fingerprint(self, model: nn.Module, moving: tuple[str, ...]) -> str:
+        """That of ``model``, anew where one of its tensors is another or was written to."""
+        state = [v for v in model.state_dict(keep_vars=True).values() if isinstance(v, Tensor)]
+        if any(v.is_inference() or v.layout != torch.strided for v in state):
+            return fingerprint(model, moving)  # these do not say whether they were written to
+        seen = (moving, tuple((v.data_ptr(), v._version) for v in state))
+        known = self._known.get(model)
+        if known is None or known[1] != seen:
+            known = self._known[model] = fingerprint(model, moving), seen
+        return known[0]
 
     def _place(self, name: str) -> Path:
         if not NAME.fullmatch(name):

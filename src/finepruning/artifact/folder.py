@@ -30,6 +30,11 @@ DATE = "%Y-%m-%dT%H:%M:%SZ"
 PLAIN, KEYED = "sha256", "hmac-sha256"
 
 
+HEADER = 1024
+"""Bytes of a safetensors header that one tensor takes at most, beside its name; and those of the
+file that take none."""
+
+
 def names_of(part: str) -> tuple[str, str]:
     """What the file of a part may be called."""
     return f"{part}.safetensors", f"{part}-1.safetensors"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from .._errors import FinepruningError
 from .aside import aside
@@ -23,7 +23,8 @@ FORMAT = 2
 JSON, TENSORS = "finepruning.json", names_of("personal")[0]
 STATISTICS = names_of("statistics")[0]
 
-VALUES = ("exact", "float16", "bfloat16", "int8", "differences", "mask")
+Values = Literal["exact", "float16", "bfloat16", "int8", "differences", "mask"]
+VALUES = get_args(Values)
 """What may be stored of the weights that stay."""
 
 

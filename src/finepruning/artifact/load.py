@@ -13,14 +13,10 @@ from .._errors import FinepruningError
 from ..network.copying import copied
 from ..network.plain import become
 from .fingerprint import is_of
-from .folder import damaged, file_of, read_tensors
+from .folder import HEADER, damaged, file_of, read_tensors
 from .kept import remember
 from .layout import read_about
 from .values import parts_of, restored
-
-HEADER = 1024
-"""Bytes of a safetensors header that one tensor takes at most, beside its name; and those of the
-file that take none."""
 
 
 def load(path: str | os.PathLike[str], base: nn.Module, *, key: bytes | None = None) -> nn.Module:

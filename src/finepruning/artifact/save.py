@@ -13,9 +13,9 @@ from .._errors import FinepruningError
 from ..steps.statistics import Statistics
 from .fingerprint import is_of
 from .folder import write_folder
-from .layout import FORMAT, JSON, check_place, read_about
+from .layout import FORMAT, JSON, VALUES, Values, check_place, read_about
 from .statistics import to_tensors
-from .values import KINDS, Values, stored
+from .values import stored
 
 
 def save(
@@ -43,8 +43,8 @@ def save(
     ``given``, the base network, may be needed. Raises :class:`FinepruningError` where ``path``
     cannot be written, or exists and is not to be ``replace`` d.
     """
-    if values not in KINDS:
-        raise FinepruningError(f"values={values!r}: give one of {', '.join(KINDS)}")
+    if values not in VALUES:
+        raise FinepruningError(f"values={values!r}: give one of {', '.join(VALUES)}")
     needed = values in ("differences", "mask")
     if needed and (given is None or not is_of(given, base, moving)):
         raise FinepruningError(f"values={values!r}: needs the network that was personalised")

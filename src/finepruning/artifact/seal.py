@@ -11,6 +11,7 @@ import hmac
 import os
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 from .._errors import FinepruningError
 
@@ -54,17 +55,24 @@ def digest_of(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_file(file: Path, most: int) -> bytes:
-    """A file's bytes. Raises :class:`OSError` where it is a link, a device or a pipe, and
-    :class:`FinepruningError` where it holds more than ``most`` bytes."""
+def open_file(file: Path) -> BinaryIO:
+    """A file to be read. Raises :class:`OSError` where it is a link, a device or a pipe."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    with open(file, "rb", opener=lambda path, _: os.open(path, flags)) as stream:
-        found = os.fstat(stream.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(f"{file.name} is no ordinary file")
-        if found.st_size > most:
+    stream = open(file, "rb", opener=lambda path, _: os.open(path, flags))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+        stream.close()
+        raise OSError(f"{file.name} is no ordinary file")
+    return stream
+
+
+def read_file(file: Path, most: int) -> bytes:
+    """A file's bytes, as :func:`open_file` opens it. Raises :class:`FinepruningError` where it
+    holds more than ``most``."""
+    with open_file(file) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > most:
             raise FinepruningError(
-                f"{file}: {found.st_size:,} bytes, and no more than {most:,} can belong there;"
+                f"{file}: {size:,} bytes, and no more than {most:,} can belong there;"
                 " take an artifact from whom you trust"
             )
         return stream.read(most + 1)[:most]

@@ -11,6 +11,7 @@ from typing import Any
 
 from .folder import damaged, file_of
 from .layout import read_about
+from .seal import open_file
 
 MASK = ("mask", "rows", "columns", "words")
 VALUES = ("values", "step", "coded", "counts", "first", "far", "gain")
@@ -79,7 +80,7 @@ def sizes_of(path: str | os.PathLike[str], key: bytes | None = None) -> Sizes:
 
 def _header(file: Path) -> Mapping[str, Any]:
     """A safetensors file begins with the size of its header, little-endian, and that as JSON."""
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         size = int.from_bytes(stream.read(8), "little")
         found: dict[str, Any] = json.loads(stream.read(min(size, file.stat().st_size)))
     found.pop("__metadata__", None)

@@ -7,7 +7,7 @@ base's stay, each output times a gain. All but the first have coded masks.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +15,8 @@ from torch import Tensor
 
 from .._errors import FinepruningError
 from .coding import decode_mask, decode_numbers, encode_mask, encode_numbers, rounded
+from .layout import Values
 
-Values = Literal["exact", "float16", "bfloat16", "int8", "differences", "mask"]
-KINDS = get_args(Values)
 SHORT = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 STEPS = 8
 """Of a difference, in the root mean square of an output's weights that stay."""

@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--values", choices=VALUES, default="exact",
         help="what is stored of the weights that stay: exact; fewer bits; differences to the"
-             " base's, coded: smallest at the same accuracy; mask: none, gains alone (exact)",
+             " base's, coded; mask: none, gains alone (exact)",
     )  # fmt: skip
     parser.add_argument(
         "--sparsity", type=options.sparsity,

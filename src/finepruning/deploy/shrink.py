@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._errors import FinepruningError
-from ..artifact.folder import read_json, read_tensors, write_folder
+from ..artifact.folder import HEADER, read_json, read_tensors, write_folder
 from ..artifact.layout import check_place
 from ..network.channels import LAYERS, find_channels, removed
 from ..network.copying import copied
@@ -127,10 +127,6 @@ def load_small(
             " give the folder that shrink wrote, and the model it was made of"
         ) from error
     return made.eval()
-
-
-HEADER = 1024
-"""Bytes of a safetensors header that one tensor takes at most, beside its name."""
 
 
 def _numbers(value: Any, now: Any) -> Any:
