@@ -23,6 +23,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from ._config import Config
     from ._errors import FinepruningError
+    from ._many import Fleet, personalize_many
     from ._monitor import Drift, Monitor, monitor
     from ._personalize import personalize
     from ._result import Result
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 _ROOMS = {
     "Config": "_config",
     "FinepruningError": "_errors",
+    "Fleet": "_many",
+    "personalize_many": "_many",
     "Drift": "_monitor",
     "Monitor": "_monitor",
     "monitor": "_monitor",
@@ -94,6 +97,7 @@ __all__ = [
     "Drift",
     "Evaluation",
     "FinepruningError",
+    "Fleet",
     "FrontEnd",
     "ImageFolder",
     "Layer",
@@ -118,6 +122,7 @@ __all__ = [
     "monitor",
     "open_folder",
     "personalize",
+    "personalize_many",
     "read_report",
     "register_layer",
     "shrink",

@@ -33,10 +33,19 @@ _ACTIVE: WeakKeyDictionary[nn.Module, Callable[[], None]] = WeakKeyDictionary()
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,126}")
 
 
+def check_name(name: str) -> None:
+    """Raise :class:`FinepruningError` where ``name`` is none for a person."""
+    if not NAME.fullmatch(name):
+        raise FinepruningError(
+            f"{name!r}: no name for a person; give letters, digits and . _ @ + -, 127 at most"
+        )
+
+
 class Saves(Protocol):
     """What a :class:`finepruning.Result` does."""
 
-    def save(self, path: Path, *, replace: bool = ..., key: bytes | None = ...) -> None: ...
+    @property
+    def save(self) -> Callable[..., None]: ...
 
 
 class Bank:
@@ -82,14 +91,26 @@ class Bank:
     def __contains__(self, name: str) -> bool:
         return bool(NAME.fullmatch(name)) and (self.folder / name).is_dir()
 
+    def about(self, name: str) -> dict[str, Any]:
+        """What a person's artifact says of itself: its JSON, as docs/format.md describes it."""
+        self._there(name)
+        return read_about(self.folder / name, self.key)
+
     def add(
-        self, name: str, artifact: Saves | str | os.PathLike[str], *, replace: bool = False
+        self,
+        name: str,
+        artifact: Saves | str | os.PathLike[str],
+        *,
+        replace: bool = False,
+        **stored: Any,
     ) -> None:
-        """Put in a person: a result, or the folder of an artifact, which is copied. With
+        """Put in a person: a result, which takes what is ``stored`` as its ``save`` does
+        (``values``, ``base``, ``source``), or the folder of an artifact, which is copied. With
         ``replace`` a result takes the place of what is there; readers see one or the other."""
-        out = self._place(name)
+        check_name(name)
+        out = self.folder / name
         if not isinstance(artifact, str | os.PathLike):
-            artifact.save(out, replace=replace and out.exists(), key=self.key)
+            artifact.save(out, replace=replace and out.exists(), key=self.key, **stored)
             return
         if out.exists():
             raise FinepruningError(f"{out}: exists already; remove it first")
@@ -192,15 +213,9 @@ class Bank:
             known = self._known[model] = fingerprint(model, moving), seen
         return known[0]
 
-    def _place(self, name: str) -> Path:
-        if not NAME.fullmatch(name):
-            raise FinepruningError(
-                f"{name!r}: no name for a person; give letters, digits and . _ @ + -, 127 at most"
-            )
-        return self.folder / name
-
     def _there(self, name: str) -> None:
-        if not self._place(name).is_dir():
+        check_name(name)
+        if not (self.folder / name).is_dir():
             raise FinepruningError(f"{self.folder}: nobody is called {name!r} there")
 
 

@@ -23,6 +23,7 @@ from . import (
     inspect,
     monitor,
     personalize,
+    personalize_many,
     report,
     shrink,
     update,
@@ -39,11 +40,13 @@ class Command(Protocol):
         """Say which options it takes; ``--format`` is there already."""
 
     def run(self, args: argparse.Namespace, /) -> tuple[dict[str, Any], str]:
-        """Do the work; return the result as JSON's values and as a text."""
+        """Do the work; return the result as JSON's values and as a text. Where it holds ``failed``
+        parts the exit code is 1."""
 
 
 COMMANDS: dict[str, Command] = {
     "personalize": personalize,
+    "personalize-many": personalize_many,
     "evaluate": evaluate,
     "monitor": monitor,
     "update": update,
@@ -72,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             json.dumps(result, indent=2) if args.format == "json" else printable(text), flush=True
         )
-        return 0
+        return 1 if result.get("failed") else 0
     except KeyboardInterrupt:
         say("interrupted")
         return 130

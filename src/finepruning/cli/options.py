@@ -14,15 +14,20 @@ AUDIO_OPTIONS = ("rate", "seconds", "front_end")
 
 
 def add_model_and_data(
-    parser: argparse.ArgumentParser, data: str, *, known: bool = False, flag: str = "--data"
+    parser: argparse.ArgumentParser,
+    data: str,
+    *,
+    known: bool = False,
+    flag: str = "--data",
+    metavar: str = "FOLDER",
 ) -> None:
     """``known``: what is not given is as it was when the artifact was made; ``flag``: what the
-    data is given by, which need not be, where it has a name of its own."""
+    data is given by."""
     forms = "torchvision:NAME, timm:NAME, FILE.py:function, or a Hugging Face folder or id"
     parser.add_argument("--model", required=not known, help=forms + " (as it was)" * known)
     parser.add_argument("--weights", metavar="FILE", help="checkpoint: safetensors, pt or pth")
-    required = flag == "--data"
-    parser.add_argument(flag, dest="data", required=required, metavar="FOLDER", help=data)
+    required = flag in ("--data", "--manifest")
+    parser.add_argument(flag, dest="data", required=required, metavar=metavar, help=data)
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     images = parser.add_argument_group("images", "instead of the model's own preprocessing")

@@ -19,6 +19,11 @@ HELP = "prune and adapt a network to a person"
 def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_model_and_data(parser, "folder of the person's images or audio, unlabelled")
     parser.add_argument("--out", required=True, metavar="DIR", help="new folder to save in")
+    add_choices(parser)
+
+
+def add_choices(parser: argparse.ArgumentParser) -> None:
+    """What is to be done with the network."""
     parser.add_argument(
         "--values", choices=VALUES, default="exact",
         help="what is stored of the weights that stay: exact; fewer bits; differences to the"
@@ -99,16 +104,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         check_place(out)
     except FinepruningError as error:
         raise FinepruningError(f"--out {error}") from error
-    auto = args.sparsity in (None, "auto") or args.pixels == "auto"
-    if args.tolerance is not None and not auto:
-        raise FinepruningError(
-            f"--tolerance {args.tolerance:g}: says how a sparsity is chosen, and --sparsity"
-            f" {args.sparsity:g} is given; leave one out"
-        )
-    if args.values != "exact":
-        from ..artifact.coding import coder
-
-        coder()  # or one line that names what is missing
+    check_choices(args)
     kind = common.held_kind(args)
 
     from .. import open_folder, personalize
@@ -117,11 +113,11 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     loaded = common.load(args, kind)
     check_space(out, sum(p.nbytes for p in loaded.model.parameters()))
     if args.pixels is not None:
-        loaded = _in_pixels(args, loaded, device)
+        loaded = in_pixels(args, loaded, device)
     folder = open_folder(args.data, loaded, batch_size=args.batch_size, seed=args.seed)
     try:
         result = personalize(
-            loaded.model.to(device), folder, config=_config(args, loaded), device=device
+            loaded.model.to(device), folder, config=config_of(args, loaded), device=device
         )
     finally:  # where too little is left, it is these that are missing
         common.say_skipped(folder)
@@ -132,7 +128,21 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return summary, str(result.report)
 
 
-def _in_pixels(args: argparse.Namespace, loaded: Loaded, device: str) -> Loaded:
+def check_choices(args: argparse.Namespace) -> None:
+    """Raise :class:`FinepruningError` where choices exclude each other, or need what is missing."""
+    auto = args.sparsity in (None, "auto") or args.pixels == "auto"
+    if args.tolerance is not None and not auto:
+        raise FinepruningError(
+            f"--tolerance {args.tolerance:g}: says how a sparsity is chosen, and --sparsity"
+            f" {args.sparsity:g} is given; leave one out"
+        )
+    if args.values != "exact":
+        from ..artifact.coding import coder
+
+        coder()  # or one line that names what is missing
+
+
+def in_pixels(args: argparse.Namespace, loaded: Loaded, device: str) -> Loaded:
     """The same network, with pictures in fewer pixels; the choice is saved as if it was given."""
     from .. import Config, Preprocess, open_folder
     from ..deploy.pixels import chosen, fewest_pixels
@@ -175,7 +185,7 @@ def _in_pixels(args: argparse.Namespace, loaded: Loaded, device: str) -> Loaded:
     return made
 
 
-def _config(args: argparse.Namespace, loaded: Loaded) -> Config:
+def config_of(args: argparse.Namespace, loaded: Loaded) -> Config:
     from .. import Config
 
     task = {"kind": args.task, "classes": _only_classes(args, loaded)}
