@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._errors import FinepruningError
@@ -14,6 +15,7 @@ from .options import AUDIO_OPTIONS, IMAGE_OPTIONS, given_images
 
 if TYPE_CHECKING:
     from .. import AudioFolder, ImageFolder, Loaded, Result
+    from ..artifact.layout import Values
     from ..data.folder import Kind
 
 
@@ -133,3 +135,34 @@ def say_skipped(folder: ImageFolder | AudioFolder) -> None:
 
     if folder.skipped:
         say(f"{folder.files} {folder.kind.counted}; {describe_skipped(folder.skipped, limit=10)}")
+
+
+def say_stored(
+    out: Path, loaded: Loaded, result: Result, folder: ImageFolder | AudioFolder, values: Values
+) -> dict[str, Any] | None:
+    """Where not all bits of the weights are ``stored``: how many answers to the person's samples
+    are the same as those of the network that was fitted."""
+    if values == "exact":
+        return None
+    import torch
+
+    from .. import load
+    from ..data.batches import logits_of, read_batches
+
+    networks = (result.model, load(out, loaded.model))
+    device = next(loaded.model.parameters()).device
+    same, count, off, size = 0, 0, 0.0, 0.0
+    with torch.inference_mode():
+        for batch in read_batches(folder):
+            here = batch.to(device)
+            exact, stored = (logits_of(here.call(net)).double() for net in networks)
+            same += int((exact.argmax(-1) == stored.argmax(-1)).sum())
+            count += exact[..., 0].numel()
+            off += float((exact - stored).square().sum())
+            size += float(exact.square().sum())
+    found = {"values": values, "answers": count, "same": same, "off": (off / size) ** 0.5}
+    if result.report.task == "values":
+        say(f"stored as {values}: outputs are off by {found['off']:.1%} of their size")
+    else:
+        say(f"stored as {values}: {same} of {count} answers are the same ({same / count:.1%})")
+    return found

@@ -124,7 +124,9 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     common.say_result(result)
     result.save(out, source=options.source(args), values=args.values, base=loaded.model)
     common.say(f"saved in {out}")
-    summary = {**common.about(folder), "out": str(out), "report": result.report.to_dict()}
+    stored = common.say_stored(out, loaded, result, folder, args.values)
+    report = result.report.to_dict()
+    summary = {**common.about(folder), "out": str(out), "stored": stored, "report": report}
     return summary, str(result.report)
 
 

@@ -50,12 +50,14 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     report = result.report.to_dict()
     for line in _what_changed(before, report):
         common.say(line)
+    values = about.get("values", "exact")
     result.save(
-        out, replace=args.out is None, source=options.source(args),
-        values=about.get("values", "exact"), base=loaded.model,
+        out, replace=args.out is None, source=options.source(args), values=values,
+        base=loaded.model,
     )  # fmt: skip
     common.say(f"saved in {out}")
-    summary = {**common.about(folder), "out": str(out), "report": report}
+    stored = common.say_stored(out, loaded, result, folder, values)
+    summary = {**common.about(folder), "out": str(out), "stored": stored, "report": report}
     return summary, str(result.report)
 
 

@@ -9,9 +9,8 @@ end in the network's outputs, are left whole, and named.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .._errors import FinepruningError
 from ..data.batches import logits_of
 from .copying import copied
+from .dependency import graph_of, groups_of, tensors, torch_pruning
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,15 @@ def find_channels(model: nn.Module, call: Callable[[nn.Module], Any], usable: se
     Torch-Pruning is not installed, or cannot follow the network.
     """
     sums = _Sums(model)
-    graph = _graph(model, lambda m: sums.of(call(m)))
+    graph = graph_of(model, lambda m: sums.of(call(m)))
     names = {module: name for name, module in model.named_modules()}
     groups: list[Group] = []
     left: dict[str, str] = {}
-    for found in graph.get_all_groups(root_module_types=[*LAYERS]):
-        name = names.get(found[0].dep.target.module, "?")
+    for root, found in groups_of(graph, LAYERS):
+        name = names.get(root, "?")
+        if isinstance(found, str):
+            left[name] = found
+            continue
         reason = _why_left(found, names, usable)
         if not reason and isinstance(group := _group(name, found, names), Group):
             groups.append(group)
@@ -88,7 +91,7 @@ def find_channels(model: nn.Module, call: Callable[[nn.Module], Any], usable: se
 
 def remove(model: nn.Module, call: Callable[[nn.Module], Any], kept: Mapping[str, Tensor]) -> None:
     """Take channels out of ``model`` itself. ``kept`` are booleans ``(C,)`` by the group's name."""
-    graph = _graph(model, call)
+    graph = graph_of(model, call)
     for name, stays in kept.items():
         gone = (~stays).nonzero()[:, 0].tolist()
         if not gone:
@@ -170,42 +173,6 @@ NEAR = 1e-3
 """Of the largest output, how far two networks that are the same may differ by rounding."""
 
 
-def _torch_pruning() -> Any:
-    try:
-        import torch_pruning
-    except ImportError:
-        raise FinepruningError(
-            "channels: Torch-Pruning is not installed; pip install 'finepruning[deploy]'"
-        ) from None
-    return torch_pruning
-
-
-def _graph(model: nn.Module, call: Callable[[nn.Module], Any]) -> Any:
-    """What depends on what. The pass needs gradients to be followed, and none is computed."""
-    tp = _torch_pruning()
-    asked = [p.requires_grad for p in model.parameters()]
-    with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on parameters that stand alone: they are left
-        for p in model.parameters():
-            p.requires_grad_(p.is_floating_point())
-        try:
-            return tp.DependencyGraph().build_dependency(
-                model,
-                example_inputs=torch.empty(0),
-                forward_fn=lambda m, _: [*_tensors(call(m))],
-                verbose=False,
-            )
-        except FinepruningError:
-            raise
-        except Exception as error:
-            raise FinepruningError(
-                f"channels: the network cannot be followed ({type(error).__name__}: {error})"
-            ) from error
-        finally:
-            for p, before in zip(model.parameters(), asked, strict=True):
-                p.requires_grad_(before)
-
-
 class _Sums:
     """Finds shortcuts and rectifiers in the graph that a pass leaves for its gradients."""
 
@@ -236,7 +203,7 @@ class _Sums:
         for hook in self._hooks:
             hook.remove()
         self._given.pop(None, None)  # of the network's own input
-        todo, seen = [t.grad_fn for t in _tensors(output)], set()
+        todo, seen = [t.grad_fn for t in tensors(output)], set()
         if not todo:
             raise FinepruningError(
                 "channels: the network cannot be followed (its outputs do not lead back to its"
@@ -291,22 +258,9 @@ RECTIFIERS = ("ReluBackward0", "HardtanhBackward0")
 """The latter where it begins at zero, as ReLU6 does."""
 
 
-def _tensors(output: Any) -> Iterable[Tensor]:
-    """All tensors of an output that lead back to the weights."""
-    if isinstance(output, Tensor):
-        if output.grad_fn is not None:
-            yield output
-    elif isinstance(output, dict):
-        for value in output.values():
-            yield from _tensors(value)
-    elif isinstance(output, (list, tuple)):
-        for value in output:
-            yield from _tensors(value)
-
-
 def _why_left(found: Any, names: Mapping[nn.Module, str], usable: set[str]) -> str:
     """Why a group is left as it is; empty: it is not."""
-    kinds = _torch_pruning().ops.OPTYPE
+    kinds = torch_pruning().ops.OPTYPE
     passed = (
         *(kinds.BN, kinds.PRELU, kinds.DEPTHWISE_CONV, kinds.IN),
         *(kinds.CONCAT, kinds.SPLIT, kinds.ELEMENTWISE, kinds.RESHAPE),
@@ -332,7 +286,7 @@ def _why_left(found: Any, names: Mapping[nn.Module, str], usable: set[str]) -> s
 
 
 def _group(name: str, found: Any, names: Mapping[nn.Module, str]) -> Group | None:
-    kinds = _torch_pruning().ops.OPTYPE
+    kinds = torch_pruning().ops.OPTYPE
     channels = len(found[0].idxs)
     writers: dict[str, Tensor] = {}
     readers: dict[str, list[tuple[int, int]]] = {}
