@@ -119,7 +119,7 @@ ABOVE = {
         "_config", "_errors", "_personalize", "_result", "_run", "artifact", "core", "network",
         "steps",
     },
-    "hub": {"_errors", "data"},
+    "hub": {"_errors", "artifact", "data", "report"},
     "deploy": {"_errors", "_version", "artifact", "core", "data", "network"},
     "scoring": {"_errors", "data"},
     "research": {"artifact", "core", "data", "deploy", "hub", "network", "report", "steps"},

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .deploy.runtime import Deployed
     from .deploy.shrink import Small, load_small, shrink
     from .hub import Loaded, class_folders, load_model, open_folder
+    from .hub.share import pull, push
     from .network.kinds import register_layer
     from .network.layers import Layer
     from .report.account import LayerReport, Report
@@ -69,6 +70,8 @@ _ROOMS = {
     "class_folders": "hub",
     "load_model": "hub",
     "open_folder": "hub",
+    "pull": "hub.share",
+    "push": "hub.share",
     "Deployed": "deploy.runtime",
     "Small": "deploy.shrink",
     "export": "deploy.export",
@@ -123,6 +126,8 @@ __all__ = [
     "open_folder",
     "personalize",
     "personalize_many",
+    "pull",
+    "push",
     "read_report",
     "register_layer",
     "shrink",

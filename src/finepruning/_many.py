@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from ._config import Config
 from ._errors import FinepruningError
 from ._personalize import personalize
-from .artifact.bank import Bank, check_name
+from .artifact.bank import Bank
 from .artifact.fingerprint import is_of
 from .artifact.layout import Values
+from .artifact.store import check_name
 
 Opens = Callable[[], Iterable[Any]]
 """Opens a person's batches, in the process that reads them."""

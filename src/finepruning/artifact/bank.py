@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+import copy as copies
 import os
-import re
-import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -19,26 +17,14 @@ from torch import Tensor, nn
 
 from .._errors import FinepruningError
 from ..network.plain import become
-from .aside import aside, sweep
 from .fingerprint import fingerprint
-from .folder import file_of, read_tensors
-from .layout import JSON, read_about
+from .layout import read_about
 from .load import check_changed, load, read_whole
-from .seal import open_file
+from .store import check_name, copy, store_at, verify, whole
 from .values import restored
 
 _ACTIVE: WeakKeyDictionary[nn.Module, Callable[[], None]] = WeakKeyDictionary()
 """What makes each network in which a person is active the base again, whichever bank did it."""
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,126}")
-
-
-def check_name(name: str) -> None:
-    """Raise :class:`FinepruningError` where ``name`` is none for a person."""
-    if not NAME.fullmatch(name):
-        raise FinepruningError(
-            f"{name!r}: no name for a person; give letters, digits and . _ @ + -, 127 at most"
-        )
 
 
 class Saves(Protocol):
@@ -49,17 +35,18 @@ class Saves(Protocol):
 
 
 class Bank:
-    """Many people's networks over one base, in a folder.
+    """Many people's networks over one base, in a folder or any location that fsspec knows.
 
     >>> bank = Bank("bank/", base)  # doctest: +SKIP
     >>> bank.add("user-0042", finepruning.personalize(base, photos))  # doctest: +SKIP
     >>> bank.activate(base, "user-0042")  # base is that person's now, in place  # doctest: +SKIP
     >>> bank.deactivate(base)  # and the base again, bit for bit  # doctest: +SKIP
 
-    ``folder`` is made where it is not there. ``cache`` is how many people's weights are held in
+    ``folder`` is made where it is not there; it may be a location, as ``s3://bucket/people`` (with
+    s3fs). ``cache`` is how many people's weights are held in
     memory, the last used; ``key`` what all artifacts are sealed with. Threads may share a bank;
     each activates its own copy of the base. Raises :class:`FinepruningError` where ``folder`` is a
-    file or cannot be made.
+    file or cannot be made or reached.
     """
 
     def __init__(
@@ -70,31 +57,28 @@ class Bank:
         cache: int = 0,
         key: bytes | None = None,
     ) -> None:
-        self.folder, self.cache, self.key = Path(folder), cache, key
+        self._store = store_at(folder)
+        self.folder, self.cache, self.key = self._store.folder, cache, key
         self._base = base
         self._held: OrderedDict[str, tuple[str, _Delta]] = OrderedDict()
         self._lock = threading.Lock()
         self._known: WeakKeyDictionary[nn.Module, tuple[str, Any]] = WeakKeyDictionary()
-        try:
-            self.folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise FinepruningError(f"{self.folder}: cannot be a bank ({error})") from error
 
     def __iter__(self) -> Iterator[str]:
         """The people's names, sorted."""
-        with os.scandir(self.folder) as found:
-            yield from sorted(f.name for f in found if NAME.fullmatch(f.name) and f.is_dir())
+        return iter(self._store.names())
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._store.names())
 
     def __contains__(self, name: str) -> bool:
-        return bool(NAME.fullmatch(name)) and (self.folder / name).is_dir()
+        return self._store.has(name)
 
     def about(self, name: str) -> dict[str, Any]:
         """What a person's artifact says of itself: its JSON, as docs/format.md describes it."""
         self._there(name)
-        return read_about(self.folder / name, self.key)
+        with self._store.at(name, self.key, whole=False) as folder:
+            return read_about(folder, self.key)
 
     def add(
         self,
@@ -108,32 +92,30 @@ class Bank:
         (``values``, ``base``, ``source``), or the folder of an artifact, which is copied. With
         ``replace`` a result takes the place of what is there; readers see one or the other."""
         check_name(name)
-        out = self.folder / name
-        if not isinstance(artifact, str | os.PathLike):
-            artifact.save(out, replace=replace and out.exists(), key=self.key, **stored)
-            return
-        if out.exists():
-            raise FinepruningError(f"{out}: exists already; remove it first")
-        about = read_about(artifact, self.key)
-        parts = (file_of(Path(artifact), about, part) for part in ("personal", "statistics"))
-        files = [Path(artifact, JSON), *(f for f in parts if f is not None and f.exists())]
-        with aside(self.folder) as folder:
-            try:
-                (folder / name).mkdir()
-                for file in files:  # ordinary ones, and no others that lie there
-                    with open_file(file) as given, (folder / name / file.name).open("wb") as copy_:
-                        shutil.copyfileobj(given, copy_)
-                    shutil.copymode(file, folder / name / file.name)
-                _verify(folder / name, self.key)  # the copy: what is given may change meanwhile
-                os.rename(folder / name, out)
-            except OSError as error:
-                raise FinepruningError(f"{out}: cannot be written ({error})") from error
+        if isinstance(artifact, str | os.PathLike):
+            given = Path(artifact)
+            files = whole(given, self.key)
+
+            def write(folder: Path) -> None:
+                copy(files, folder)
+                verify(folder, self.key)  # the copy: what is given may change meanwhile
+
+        else:
+
+            def write(folder: Path) -> None:
+                artifact.save(folder, replace=folder.exists(), key=self.key, **stored)
+
+            if replace:
+                self._store.put(name, write, self.key)
+                return
+        if name in self:
+            raise FinepruningError(f"{self.folder}/{name}: exists already; remove it first")
+        self._store.put(name, write, self.key)
 
     def remove(self, name: str) -> None:
         """Take a person out."""
         self._there(name)
-        with aside(self.folder) as folder:
-            os.rename(self.folder / name, folder / name)
+        self._store.remove(name)
         with self._lock:
             self._held.pop(name, None)
 
@@ -143,22 +125,23 @@ class Bank:
         for name in self if names is None else names:
             self._there(name)
             try:
-                _verify(self.folder / name, self.key)
+                with self._store.at(name, self.key) as folder:
+                    verify(folder, self.key)
             except FinepruningError as error:
                 wrong[name] = str(error)
         return wrong
 
     def gc(self) -> int:
         """Remove what killed processes left; how many folders it was."""
-        inner = sum(sweep(self.folder / name) for name in self)
-        return sweep(self.folder) + inner
+        return self._store.gc()
 
     def load(self, name: str) -> nn.Module:
         """A person's network, a copy of the base. As :func:`finepruning.load`."""
         self._there(name)
         if self._base is None:
             raise FinepruningError("base: none was given; Bank(folder, base)")
-        return load(self.folder / name, self._base, key=self.key)
+        with self._store.at(name, self.key) as folder:
+            return load(folder, self._base, key=self.key)
 
     def activate(self, model: nn.Module, name: str) -> None:
         """Make ``model``, which is the base or another's by this bank, this person's, in place.
@@ -175,7 +158,7 @@ class Bank:
             raise
         except Exception as error:
             raise FinepruningError(
-                f"{self.folder / name}: damaged artifact ({' '.join(str(error).split())});"
+                f"{self.folder}/{name}: damaged artifact ({' '.join(str(error).split())});"
                 " personalise anew"
             ) from error
 
@@ -186,14 +169,16 @@ class Bank:
             undo()
 
     def _delta(self, model: nn.Module, name: str) -> _Delta:
-        about = read_about(self.folder / name, self.key)
+        with self._store.at(name, self.key, whole=False) as folder:
+            about = read_about(folder, self.key)
         known = self._fingerprint(model, tuple(about.get("moving", ())))
         with self._lock:
             digest, held = self._held.get(name, ("", None))
             if held is not None and digest == about.get("digest") and known == about["base"]:
                 self._held.move_to_end(name)
                 return held
-        about, tensors = read_whole(self.folder / name, model, self.key, known)
+        with self._store.at(name, self.key) as folder:
+            about, tensors = read_whole(folder, model, self.key, known)
         delta = _Delta(about, tensors, model)
         with self._lock:
             if self.cache:
@@ -215,18 +200,8 @@ class Bank:
 
     def _there(self, name: str) -> None:
         check_name(name)
-        if not (self.folder / name).is_dir():
+        if name not in self:
             raise FinepruningError(f"{self.folder}: nobody is called {name!r} there")
-
-
-def _verify(path: Path, key: bytes | None) -> None:
-    about = read_about(path, key)
-    for part in about.get("files", ("personal",)):
-        file = file_of(path, about, part)
-        if part == "personal" or (file is not None and file.exists()):
-            read_tensors(
-                path, about, part, about.get("files", {}).get(part, {}).get("bytes", 2**40)
-            )
 
 
 class _Delta:
@@ -285,7 +260,9 @@ def _made_plain(model: nn.Module, plain: dict[str, Any]) -> Callable[[], None]:
     before = []
     for name, how in plain.items():
         module = model.get_submodule(name)
-        held = {key: copy.copy(v) if isinstance(v, dict) else v for key, v in vars(module).items()}
+        held = {
+            key: copies.copy(v) if isinstance(v, dict) else v for key, v in vars(module).items()
+        }
         before.append((module, type(module), held))
         become(module, how)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._errors import FinepruningError
 
-HELP = "many people's artifacts over one base, in a folder"
+HELP = "many people's artifacts over one base, in a folder or elsewhere"
 
 DOES = {
     "add": "put in the artifact DIR, as NAME",
@@ -22,7 +22,9 @@ DOES = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     lines = "; ".join(f"{name}: {what}" for name, what in DOES.items())
     parser.add_argument("does", choices=DOES, help=lines)
-    parser.add_argument("bank", metavar="BANK", help="the folder")
+    parser.add_argument(
+        "bank", metavar="BANK", help="the folder, or a location such as s3://bucket/people"
+    )
     parser.add_argument("name", metavar="NAME", nargs="?", help="of a person")
     parser.add_argument("personal", metavar="DIR", nargs="?", help="what personalize saved")
 
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise FinepruningError(
             f"bank {args.does}: give NAME{' and DIR' * (args.does == 'add')} after {args.bank}"
         )
-    if args.does != "add" and not Path(args.bank).is_dir():
+    if args.does != "add" and "://" not in args.bank and not Path(args.bank).is_dir():
         raise FinepruningError(f"{args.bank}: there is no such folder; bank add makes it")
     too_many = args.personal if args.does != "add" else None
     if too_many is None and named and args.does in ("list", "gc"):

@@ -24,6 +24,8 @@ from . import (
     monitor,
     personalize,
     personalize_many,
+    pull,
+    push,
     report,
     shrink,
     update,
@@ -57,6 +59,8 @@ COMMANDS: dict[str, Command] = {
     "inspect": inspect,
     "report": report,
     "bank": bank,
+    "push": push,
+    "pull": pull,
 }
 """Another command is a file and a line in this table."""
 

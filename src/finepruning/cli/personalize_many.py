@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
 
 def read_manifest(file: str | os.PathLike[str]) -> dict[str, str]:
     """Each person's folder."""
-    from ..artifact.bank import check_name
+    from ..artifact.store import check_name
 
     try:
         with open(file, newline="", encoding="utf-8-sig") as lines:
@@ -135,7 +135,8 @@ def _absolute(args: argparse.Namespace) -> None:
     """Workers may run elsewhere."""
     for name, value in options.source(args).items():
         setattr(args, name, value)
-    args.out = os.path.abspath(args.out)
+    if "://" not in args.out:
+        args.out = os.path.abspath(args.out)
 
 
 _LOADED: dict[str, Loaded] = {}
