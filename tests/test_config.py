@@ -388,6 +388,7 @@ ELSEWHERE = {
     "core.channels.COMPACT": "how a path is computed, not what it is",
     "network.channels.NEAR": "rounding",
     "network.dependency.INDICES": "how long a group is looked for, not which is found",
+    "network.dependency.STEPS": "as INDICES",
     "core.drift.FEWEST": "of fewer samples a covariance has no squares",
     "steps.watch.MEANS": "samples that are looked at for drift, of which fewer do",
     "steps.watch.SOME": "how a covariance is made compact, not what it is",

@@ -33,6 +33,9 @@ def test_a_group_without_an_end_is_left(monkeypatch: pytest.MonkeyPatch) -> None
     assert {g.name for g in found.groups} == {"0", "5"}
     assert found.left["2"] == "its channels are mixed up with too many others"
     monkeypatch.undo()
+    monkeypatch.setattr(dependency, "STEPS", 1)
+    assert not find_channels(flattened(), lambda m: m(X), usable).groups
+    monkeypatch.undo()
     assert len(find_channels(flattened(), lambda m: m(X), usable).groups) == 3
 
 

@@ -18,6 +18,9 @@ from .._errors import FinepruningError
 INDICES = 1 << 20
 """Numbers of channels that one group may come to while it is looked for. Where a network reshapes
 back and forth, as windows of pixels do, they multiply each time, without an end."""
+STEPS = 5000
+"""Steps from layer to layer that one group may take; networks that slice what they concatenate
+take more each time. The largest seen, of a Res2Net-50, takes 511."""
 
 
 def torch_pruning() -> Any:
@@ -80,27 +83,34 @@ def groups_of(graph: Any, kinds: tuple[type[nn.Module], ...]) -> Iterator[tuple[
 
 
 class _TooManyError(Exception):
-    """A group comes to more numbers than :data:`INDICES`."""
+    """A group comes to more than :data:`INDICES` or :data:`STEPS`."""
 
 
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """Within, the step that makes many numbers of one does so :data:`INDICES` times at most."""
-    mapping = torch_pruning().dependency.index_mapping._FlattenIndexMapping
-    whole, made = mapping.__call__, [0]
+    """Within, a group is looked for in so many :data:`STEPS` and :data:`INDICES` at most."""
+    found = torch_pruning().dependency
+    mapping, group = found.index_mapping._FlattenIndexMapping, found.group.Group
+    mapped, added = mapping.__call__, group.add_dep
+    made = {"indices": 0, "steps": 0}
 
-    def counted(self: Any, indices: list[Any]) -> list[Any]:
-        made[0] += len(indices) * (1 if self.reverse else self._stride)
-        if made[0] > INDICES:
+    def flattened(self: Any, indices: list[Any]) -> Any:
+        made["indices"] += len(indices) * (1 if self.reverse else self._stride)
+        if made["indices"] > INDICES:
             raise _TooManyError
-        found: list[Any] = whole(self, indices)
-        return found
+        return mapped(self, indices)
 
-    mapping.__call__ = counted
+    def stepped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        made["steps"] += 1
+        if made["steps"] > STEPS:
+            raise _TooManyError
+        return added(self, *args, **kwargs)
+
+    mapping.__call__, group.add_dep = flattened, stepped
     try:
         yield
     finally:
-        mapping.__call__ = whole
+        mapping.__call__, group.add_dep = mapped, added
 
 
 def tensors(output: Any) -> Iterable[Tensor]:
