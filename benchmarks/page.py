@@ -43,7 +43,7 @@ from panel_tables import (
     whole_lines,
     whole_rows,
 )
-from plots import draw
+from plots import draw, draw_artifacts
 from targets import harmed, targets
 from users import FOLD, NETWORKS
 from wer import METHODS, WerRow, character_rate, word_rate
@@ -65,7 +65,7 @@ def page(found: Sequence[Source], out: Path) -> str:
         "cost": cost_table(costs),
         "wer": wer_table(read_wer(found)),
         "deployed": device_table(found),
-        "artifacts": artifact_table(found),
+        "artifacts": artifact_table(found, folder),
         **panel_tables(found),
     }
     for data, networks in NETWORKS.items():
@@ -262,8 +262,8 @@ def device_table(found: Sequence[Source]) -> str:
     return where + table(head, lines)
 
 
-def artifact_table(found: Sequence[Source]) -> str:
-    """Accuracy and bytes of each kind of artifact."""
+def artifact_table(found: Sequence[Source], folder: Path) -> str:
+    """Accuracy and bytes of each kind of artifact, in a plot and a table."""
     rows = [r for s in found if s.data == "artifact" for r in read_rows(s.path, ArtifactRow)]
     lines = []
     for kind in dict.fromkeys(r.kind for r in rows):
@@ -282,7 +282,10 @@ def artifact_table(found: Sequence[Source]) -> str:
             )
         )  # fmt: skip
     head = ("stored", "draws", "all outputs", "of draws", "told the classes", "MB", "bits a weight")
-    return table((*head, "of these the mask"), lines) if lines else NONE
+    if not lines:
+        return NONE
+    plot = f"![Accuracy against bytes stored](plots/{draw_artifacts(rows, folder)})"
+    return f"{plot}\n\n{table((*head, 'of these the mask'), lines)}"
 
 
 def wer_table(rows: list[WerRow]) -> str:

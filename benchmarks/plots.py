@@ -15,6 +15,7 @@ from groups import DENSE, MANY, OURS, Group, Summary, summary
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from measure import wilson
 from methods import TUNED
 
 PRUNED = {
@@ -30,6 +31,9 @@ TUNE = ("#E69F00", "v")
 """Colours and marks of the methods that are drawn."""
 LOWEST = 0.3
 """Nothing is drawn that is further than this below the dense network."""
+
+ARTIFACTS = "artifact-resnet50-bytes.svg"
+"""The plot of what is stored."""
 
 SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "finepruning",  # the same rows give the same file
@@ -226,3 +230,38 @@ def _finish(figure: Figure) -> Figure:
         labels |= dict(zip(names, handles, strict=True))
     figure.legend(list(labels.values()), list(labels), loc="outside right upper", frameon=False)
     return figure
+
+
+def draw_artifacts(rows: Sequence[Any], folder: Path) -> str:
+    """Accuracy against bytes, a mark for each kind of artifact, over all draws; the file's name."""
+    with rc_context(SETTINGS):
+        figure = Figure((6.4, 3.6), layout="constrained")
+        axes = figure.subplots()
+        for kind in dict.fromkeys(row.kind for row in rows):
+            same = [row for row in rows if row.kind == kind]
+            right, total = sum(r.correct for r in same), sum(r.total for r in same)
+            share, (low, high) = 100 * right / total, (100 * x for x in wilson(right, total))
+            if kind == DENSE:
+                axes.axhline(share, color="#000000", linestyle=":")
+                axes.annotate(
+                    "dense, nothing stored", (2, share), (4, 4), textcoords="offset points"
+                )
+                continue
+            size = sum(r.bytes for r in same) / len(same) / 1e6
+            axes.errorbar(
+                [size],
+                [share],
+                [[share - low], [high - share]],
+                fmt="o",
+                capsize=3,
+                color="#0072B2",
+            )
+            axes.annotate(kind, (size, share), (6, 4), textcoords="offset points")
+        axes.set_xscale("log")
+        axes.set_xlim(2, 60)
+        axes.set_xticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
+        axes.minorticks_off()
+        axes.set_xlabel("MB stored for one person")
+        axes.set_ylabel("accuracy, %, all outputs")
+        figure.savefig(folder / ARTIFACTS, metadata={"Date": None})
+    return ARTIFACTS

@@ -58,7 +58,14 @@ def test_what_is_stored_of_the_values(
     out, data = tmp_path / "me", str(photos(tmp_path / "data", 12))
     argv = ["--model", f"{tmp_path / 'net.py'}:net", "--resize", "8", "--crop", "8", "--data", data]
     argv += ["--sparsity", "0.3", "--no-check", "--values", values]
-    assert main(["personalize", *argv, "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert main(["personalize", *argv, "--out", str(out), "--format", "json"]) == 0
+    shown = capsys.readouterr()
+    stored = json.loads(shown.out)["stored"]
+    assert stored["values"] == values
+    assert 0 <= stored["same"] <= stored["answers"] == 12
+    assert stored["off"] < 0.05
+    assert f"stored as {values}: {stored['same']} of 12 answers are the same" in shown.err
     for again in (False, True):
         capsys.readouterr()
         assert main(["inspect", str(out), "--format", "json"]) == 0

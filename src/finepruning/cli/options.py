@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._errors import FinepruningError
+
+if TYPE_CHECKING:
+    from .. import Loaded
 
 IMAGE_OPTIONS = ("resize", "crop", "mean", "std", "channels", "interpolation")
 AUDIO_OPTIONS = ("rate", "seconds", "front_end")
@@ -63,6 +66,24 @@ def source(args: argparse.Namespace) -> dict[str, Any]:
         file, colon, function = str(found.get(name, "")).partition(":")
         if os.path.exists(file):
             found[name] = os.path.abspath(file) + colon + function
+    return found
+
+
+def saved_source(args: argparse.Namespace, loaded: Loaded) -> dict[str, Any]:
+    """The same, and what tells months later whether it is the same: the checkpoint's SHA-256, the
+    commit on a hub, and how inputs were prepared."""
+    from pathlib import Path
+
+    from ..artifact.seal import digest_of
+
+    found = source(args)
+    if args.weights is not None:
+        found["weights_sha256"] = digest_of(Path(args.weights))
+    commit = getattr(getattr(loaded.model, "config", None), "_commit_hash", None)
+    if commit is not None:
+        found["revision"] = str(commit)
+    prepared = str(loaded.front or loaded.preprocess)
+    found["inputs"] = "the model's own code" if " at 0x" in prepared else prepared
     return found
 
 

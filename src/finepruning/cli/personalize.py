@@ -122,7 +122,9 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     finally:  # where too little is left, it is these that are missing
         common.say_skipped(folder)
     common.say_result(result)
-    result.save(out, source=options.source(args), values=args.values, base=loaded.model)
+    result.save(
+        out, source=options.saved_source(args, loaded), values=args.values, base=loaded.model
+    )
     common.say(f"saved in {out}")
     stored = common.say_stored(out, loaded, result, folder, args.values)
     report = result.report.to_dict()

@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         fleet = personalize_many(
             functools.partial(_base, args),
             {name: functools.partial(_batches, args, data) for name, data in people.items()},
-            bank, config=config_of(args, loaded), values=args.values, source=options.source(args),
+            bank, config=config_of(args, loaded), values=args.values,
+            source=options.saved_source(args, loaded),
             workers=args.workers, address=args.address, retries=args.retries, gpus=float(cuda),
             progress=progress,
         )  # fmt: skip

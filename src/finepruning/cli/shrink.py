@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise FinepruningError(f"--out {error}") from error
     found = opening.opened(args)
     small = shrink(found.model, found.example, plain=found.plain)
-    small.save(args.out, source=options.source(args))
+    small.save(args.out, source=options.saved_source(args, found.loaded))
     before = sum(p.numel() for p in found.model.parameters())
     summary = {
         "out": args.out, "params": {"before": before, "after": small.params},

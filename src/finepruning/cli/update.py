@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         common.say(line)
     values = about.get("values", "exact")
     result.save(
-        out, replace=args.out is None, source=options.source(args), values=values,
+        out, replace=args.out is None, source=options.saved_source(args, loaded), values=values,
         base=loaded.model,
     )  # fmt: skip
     common.say(f"saved in {out}")

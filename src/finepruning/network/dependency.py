@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .._errors import FinepruningError
 
-INDICES = 1 << 20
+INDICES = 1 << 18
 """Numbers of channels that one group may come to while it is looked for. Where a network reshapes
 back and forth, as windows of pixels do, they multiply each time, without an end."""
 STEPS = 5000
