@@ -63,9 +63,12 @@ def test_what_is_stored_of_the_values(
     shown = capsys.readouterr()
     stored = json.loads(shown.out)["stored"]
     assert stored["values"] == values
-    assert 0 <= stored["same"] <= stored["answers"] == 12
+    assert 0 <= stored["same"] <= stored["answers"] >= 12
     assert stored["off"] < 0.05
-    assert f"stored as {values}: {stored['same']} of 12 answers are the same" in shown.err
+    assert (
+        f"stored as {values}: {stored['same']} of {stored['answers']} answers are the same"
+        in shown.err
+    )
     for again in (False, True):
         capsys.readouterr()
         assert main(["inspect", str(out), "--format", "json"]) == 0
