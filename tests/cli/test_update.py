@@ -64,7 +64,7 @@ def test_what_is_stored_of_the_values(
     stored = json.loads(shown.out)["stored"]
     assert stored["values"] == values
     assert 0 <= stored["same"] <= stored["answers"] >= 12
-    assert stored["off"] < 0.05
+    assert stored["off"] < 0.2
     assert (
         f"stored as {values}: {stored['same']} of {stored['answers']} answers are the same"
         in shown.err
