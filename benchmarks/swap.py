@@ -4,7 +4,9 @@
 
 ResNet-50 of random weights, 70 % of them zero, two people in a bank; paired, in milliseconds.
 *copy* writes all weights over once; *swap* reads, checks and activates the other person; *cached*
-does so with both in memory; *back* makes it the base again, after a cached swap.
+does so with both in memory; *back* makes it the base again, after a cached swap. *answer* is one
+picture of 224 pixels by a network of that person's own; *cached, answer* and *swap, answer* the
+same from the bank, each time another person's.
 """
 
 from __future__ import annotations
@@ -15,12 +17,13 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import finepruning
 from finepruning import Bank
 from finepruning.research import paired, processor, resnet
 
+PICTURE = torch.randn(1, 3, 224, 224)
 KINDS = ("exact", "int8", "differences", "mask")
 
 
@@ -57,12 +60,22 @@ def main() -> None:
                 "cached": _in_turn(cached, base),
                 "back": partial(cached.deactivate, base),
             }
+            own = bank.load("one")
+            calls["answer"] = partial(_answer, own, lambda: None)
+            calls["cached, answer"] = partial(_answer, base, calls["cached"])
+            calls["swap, answer"] = partial(_answer, base, calls["swap"])
             for timing in paired(calls, "copy", args.rounds):
                 print(
-                    f"{kind:12} {timing.name:8} {timing.median:8.2f} ms"
+                    f"{kind:12} {timing.name:15} {timing.median:8.2f} ms"
                     f" ({timing.low:.2f} to {timing.high:.2f}), {1 / timing.times:.2f} copies"
                 )
             bank.deactivate(base)
+
+
+@torch.inference_mode()
+def _answer(model: nn.Module, first: Callable[[], None], x: Tensor = PICTURE) -> None:
+    first()
+    model(x)
 
 
 def _in_turn(bank: Bank, model: nn.Module) -> Callable[[], None]:
