@@ -4,7 +4,8 @@
 
 70 % of the weights go, 128 unlabelled photos; then what is stored of the others is what each kind
 says, and the network is scored as it is loaded again: over all 1,000 outputs with its read-out, and
-told the ten classes. ``mask`` is personalised knowing that only a gain of each output is stored.
+told the ten classes. ``mask`` is personalised knowing that only a gain of each output and one of
+each input are stored.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def main() -> None:
             asked = [k for k in kinds if (k == "mask") == rescaled and (draw, k) not in done]
             if not asked:
                 continue
-            method = "rescale" if rescaled else "compensate"
+            method = "gains" if rescaled else "compensate"
             config = Config(sparsity=SPARSITY, fit={"method": method})
             result = finepruning.personalize(model, own.split(16), config=config, progress=False)
             with TemporaryDirectory() as folder:

@@ -46,7 +46,7 @@ def main() -> None:
     for kind in args.kinds:
         with tempfile.TemporaryDirectory() as folder:
             bank, cached = Bank(folder, base), Bank(folder, base, cache=2)
-            method = "rescale" if kind == "mask" else "compensate"
+            method = "gains" if kind == "mask" else "compensate"
             for person in ("one", "two"):
                 x = torch.randn(8, 3, 64, 64)
                 config = finepruning.Config(

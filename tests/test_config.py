@@ -136,7 +136,7 @@ SHARE = "must be 'auto', or a number from 0 up to, not including, 1, such as 0.7
     ("given_", "said"),
     [
         ({"fit": {"ridge": 0}}, "fit.ridge=0: must be above 0"),
-        ({"fit": {"method": "cut"}}, "fit.method='cut': choose one of compensate, rescale"),
+        ({"fit": {"method": "cut"}}, "fit.method='cut': choose one of compensate, rescale, gains"),
         ({"readout": {"enabled": 1}}, "readout.enabled=1: must be True or False"),
         ({"fit": {"quick": {"last": 0}}}, "fit.quick.last=0: must be at least 1"),
         ({"neighbours": 101}, "neighbours.weight=101: must be at most 100"),
@@ -189,7 +189,7 @@ DEFAULTS = {
         "method": "compensate", "ridge": 0.3, "floor": 1e-6,
         "quick": {"stages": 1, "first": 0, "each": 0, "last": 5},
         "thorough": {"stages": 8, "first": 2, "each": 4, "last": 8},
-        "repair": 0.5, "gain_limit": 3.0, "path": 2,
+        "repair": 0.5, "gain_limit": 3.0, "path": 2, "rounds": 2, "columns": 8,
     },
     "structure": {
         "macs": None, "params": None, "latency": None, "narrow": 16, "shut": 1e-2,

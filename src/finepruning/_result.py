@@ -50,9 +50,9 @@ class Result:
 
         ``values`` says what is stored of the weights that stay: ``exact``, bit for bit;
         ``float16``, ``bfloat16``, ``int8``; ``differences`` to the ``base`` network's, which is to
-        be given, coded; ``mask``: none, where each output's
-        are the base's times a gain (``Config(fit={"method": "rescale"})``). All but ``exact``
-        need constriction (``pip install 'finepruning[small]'``)."""
+        be given, coded; ``mask``: none, where weights are the base's times gains of outputs and of
+        inputs (``Config(fit={"method": "gains"})``). All but ``exact`` need constriction (``pip
+        install 'finepruning[small]'``)."""
         report = self.report.to_dict()
         save(
             path, self.model, [*self.pruned], [*self.changed], self.base, report,

@@ -168,7 +168,7 @@ for n in 3, 40:
     few = Sampled((n, 1), np.arange(n), np.zeros(n), Y[:, :n], 1.0, lambda n=n: X[:, :n])
     other = Sampled((n, 1), np.arange(n), np.zeros(n), Y[:, :n], 0.5, lambda n=n: X[:, :n])
     seen = Evidence(*moments, 40, {{0: few}}).merge(Evidence(*moments, 40, {{1: other}}))
-    for method in "compensate", "rescale":
+    for method in "compensate", "rescale", "gains":
         assert np.isfinite(fit(W, seen, 30, FitOptions(method=method)).weights).all()
 joint = Evidence(*moments, joint=Moments.few([(X[:, :2], Y[:, :2]), (X[:, 2:4], Y[:, 2:4])]))
 assert np.isfinite(fit(W, joint, 30).weights).all()

@@ -53,7 +53,7 @@ from problems import (
 )
 
 BOTH = pytest.mark.parametrize("to", [np.asarray, in_torch], ids=["numpy", "torch"])
-METHODS = pytest.mark.parametrize("method", ["compensate", "rescale"])
+METHODS = pytest.mark.parametrize("method", ["compensate", "rescale", "gains"])
 MOMENTS = Moments.of([(X, Y)])
 H, C, VARIANCE = MOMENTS.H, MOMENTS.C, MOMENTS.variance
 FEW = 3
@@ -244,7 +244,7 @@ def test_with_all_weights_it_is_least_squares(form: Any, ridge: float) -> None:
 
 
 @EVIDENCE
-@METHODS
+@pytest.mark.parametrize("method", ["compensate", "rescale"])
 def test_groups_are_fitted_each_by_itself(form: Any, method: str) -> None:
     """Which weights go is settled over all of them; what the others become is each group's own."""
     one_stage = Schedule(stages=1, first=0, each=0, last=4)
@@ -259,7 +259,7 @@ def test_groups_are_fitted_each_by_itself(form: Any, method: str) -> None:
 
 
 def test_what_is_missed_is_measured() -> None:
-    for method, form in product(("compensate", "rescale"), (joint, sampled)):
+    for method, form in product(("compensate", "rescale", "gains"), (joint, sampled)):
         found = fit(W, form(X, Y), 30, FitOptions(method=method))
         out = X @ found.weights.mT + found.bias[:, None]
         np.testing.assert_allclose(out.mean(1), Y.mean(1), atol=1e-9)
@@ -268,7 +268,7 @@ def test_what_is_missed_is_measured() -> None:
 
 def test_older_batches_count_less() -> None:
     """Weights of samples: as if each were there so often."""
-    for method in ("compensate", "rescale"):
+    for method in ("compensate", "rescale", "gains"):
         options = FitOptions(method=method)
         a, b = (X[:, :50], Y[:, :50]), (X[:, 50:], Y[:, 50:])
         twice = sampled(*(np.concatenate([p, p, q], 1) for p, q in zip(a, b, strict=True)))
@@ -340,6 +340,56 @@ def test_without_a_free_bias_all_is_about_zero(form: Any, way: Any, to: Any) -> 
     out = X @ plain(found.weights).mT
     missed = ((Y - out) ** 2).mean(1).sum() / Y.var(1).sum()
     assert found.error == pytest.approx(missed)
+
+
+# --- Gains
+
+
+@BOTH
+def test_gains_against_equations_written_out(to: Any) -> None:
+    """One round: the inputs' gains solve a linear system, then each output's is a quotient."""
+    w, x, y = W[:1], X[:1], Y[:1]
+    options = FitOptions("gains", repair=0.0, rounds=1, columns=60)
+    found = fit(to(w), joint(to(x), to(y)), 20, options)
+    kept = plain(compensated(to(w), joint(to(x), to(y)), 20).weights)[0] != 0
+    moments = Moments.of([(x, y)])
+    H, C, A = moments.H[0], moments.C[0], w[0] * kept
+    rows, D = A.shape
+    N, b = np.zeros((D, D)), np.zeros(D)
+    for o in range(rows):
+        N += H * np.outer(A[o], A[o])
+        b += A[o] * C[:, o]
+    own = N.diagonal() * options.ridge
+    c = np.linalg.lstsq(N + np.diag(own), b + own, rcond=None)[0]
+    c[N.diagonal() == 0] = 1  # an input that nobody reads
+    wanted = np.zeros_like(A)
+    for o in range(rows):
+        B = A[o] * c
+        square = B @ H @ B
+        r = (B @ C[:, o] + options.ridge * square) / ((1 + options.ridge) * square)
+        wanted[o] = r * B
+    np.testing.assert_allclose(plain(found.weights)[0], wanted, atol=1e-5)
+    missed = ((y - (x @ wanted.T + plain(found.bias)[:, None])) ** 2).mean(1).sum() / y.var(1).sum()
+    assert found.error == pytest.approx(missed, rel=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_gains_miss_less_than_a_gain_of_outputs_alone(form: Any) -> None:
+    seen = form(X[:1], Y[:1])
+    missed = [
+        fit(W[:1], seen, 20, FitOptions("gains", repair=0.0, ridge=0.01, columns=n)).error
+        for n in (0, 8)
+    ]
+    assert missed[1] < missed[0]
+
+
+def test_gains_of_groups_are_of_outputs_alone() -> None:
+    found = plain(fit(W, joint(X, Y), 40, FitOptions("gains")).weights)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(found != 0, found / W, np.nan)
+    np.testing.assert_allclose(
+        np.nanmax(ratio, -1), np.nanmin(ratio, -1), err_msg="one gain of each output"
+    )
 
 
 # --- Which way, and what it costs

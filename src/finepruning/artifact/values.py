@@ -2,7 +2,7 @@
 
 ``exact``: the base's dtype. ``float16``, ``bfloat16``: that. ``int8``: in steps of each output's
 own. ``differences``: to the base's, in steps of each output's own, coded. ``mask``: none; the
-base's stay, each output times a gain. All but the first have coded masks.
+base's stay, times a gain of each output and one of each input. All but the first have coded masks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ SHORT = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 STEPS = 8
 """Of a difference, in the root mean square of an output's weights that stay."""
 LIKE = 1e-3
-"""A weight may be so far, in its size, from a gain times the base's."""
+"""A weight may be so far, in the size of the largest, from gains times the base's."""
+TURNS = 100
+"""In which the gains of outputs and of inputs are found."""
 
 
 def stored(name: str, weight: Tensor, base: Tensor | None, kind: Values) -> dict[str, Tensor]:
@@ -39,7 +41,7 @@ def stored(name: str, weight: Tensor, base: Tensor | None, kind: Values) -> dict
         found["values"] = flat[mask].to(SHORT[kind])
     elif kind == "mask":
         assert base is not None
-        found["gain"] = _gain(name, weight, base.detach().cpu())
+        found["gain"], found["inputs"] = _gains(name, weight, base.detach().cpu())
     else:
         change = rows.float().numpy()
         if kind == "differences":
@@ -65,33 +67,60 @@ def _steps(rows: np.ndarray, change: np.ndarray, kind: Values) -> np.ndarray:
     return np.asarray(np.sqrt((rows**2).sum(1) / count) / STEPS, np.float32)
 
 
-def _gain(name: str, weight: Tensor, base: Tensor) -> Tensor:
-    """What each output's weights that stay are times the base's, ``(O, 1, ...)``, or each input's
-    where the outputs come second, as in a transposed convolution."""
+def _gains(name: str, weight: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+    """What the weights that stay are times the base's, float16: a gain of each output ``(O, 1,
+    ...)``, and one of each input ``(P, I, ...)``, where the outputs are in ``P`` equal parts, as
+    those of an attention's queries, keys and values; outputs may also come second."""
     held = torch.where(weight != 0, base, 0)
-    for axis in range(min(weight.ndim, 2)):
-        others = [d for d in range(weight.ndim) if d != axis]
-        squares = (held.double() ** 2).sum(others, keepdim=True)
-        gain = (weight.double() * held).sum(others, keepdim=True) / squares.clamp_min(1e-300)
-        gain = gain.float()
-        off = (weight - _times(gain, held)).abs().amax()
-        if bool(off <= LIKE * weight.abs().amax()):
-            return gain
+    like = max(LIKE, 4 * torch.finfo(weight.dtype).eps) * weight.abs().amax()
+    for axis, parts in ((0, 1), (0, 3), (0, 4), (0, 2), (1, 1)):
+        if axis >= weight.ndim or len(weight) % parts:
+            continue
+        pairs = zip(weight.chunk(parts), held.chunk(parts), strict=True)
+        found = [_in_turn(one, its, axis, float(like)) for one, its in pairs]
+        gain, inputs = (torch.cat(each).half() for each in zip(*found, strict=True))
+        if bool((weight - _times(gain, inputs, held)).abs().amax() <= like):
+            return gain, inputs
     raise FinepruningError(
-        f"values='mask': the weights of {name!r} are not the base's times a gain; personalise with"
-        " Config(fit={'method': 'rescale'})"
+        f"values='mask': the weights of {name!r} are not the base's times gains; personalise with"
+        " Config(fit={'method': 'gains'})"
     )
 
 
-def _times(gain: Tensor, held: Tensor) -> Tensor:
-    return (gain * held.float()).to(held.dtype)
+def _in_turn(weight: Tensor, held: Tensor, axis: int, like: float) -> tuple[Tensor, Tensor]:
+    """Gains of the outputs and of the inputs, by least squares in turn, exact where there are."""
+    others = [d for d in range(weight.ndim) if d != axis]
+    wanted, held = weight.double(), held.double()
+    inputs = torch.ones([1 if d == axis else n for d, n in enumerate(weight.shape)]).double()
+    for _ in range(TURNS):
+        gain = _factor(wanted, held * inputs, others)
+        inputs = _factor(wanted, held * gain, [axis])
+        if bool((wanted - held * gain * inputs).abs().amax() <= like / 10):
+            break
+    size = inputs.abs().sum() / (inputs != 0).sum().clamp_min(1)
+    return gain * size, inputs / size.clamp_min(1e-300)
+
+
+def _factor(wanted: Tensor, held: Tensor, over: list[int]) -> Tensor:
+    """Of each entry of the other dimensions: what ``held`` is to be times."""
+    squares = (held**2).sum(over, keepdim=True) if over else held**2
+    products = (wanted * held).sum(over, keepdim=True) if over else wanted * held
+    return products / squares.clamp_min(1e-300)
+
+
+def _times(gain: Tensor, inputs: Tensor, held: Tensor) -> Tensor:
+    """The product, where ``inputs`` may be of several parts of the outputs."""
+    inputs = inputs.float()
+    if 1 < len(inputs) < len(held):
+        inputs = inputs.repeat_interleave(len(held) // len(inputs), 0)
+    return (gain.float() * held.float() * inputs).to(held.dtype)
 
 
 def parts_of(kind: Values) -> tuple[str, ...]:
     """The parts that each weight has."""
     if kind == "exact":
         return ("mask", "values")
-    each = {"mask": ("gain",), "differences": ("step", "coded", "counts", "first", "far")}
+    each = {"mask": ("gain", "inputs"), "differences": ("step", "coded", "counts", "first", "far")}
     own = each.get(kind, ("values",) if kind in SHORT else ("step", "values"))
     return ("rows", "columns", "words", *own)
 
@@ -114,12 +143,15 @@ def restored(name: str, base: Tensor, tensors: dict[str, Tensor], kind: Values) 
             raise ValueError(f"the values of {name!r} are of another type")
         return _placed(name, base, mask, parts["values"].to(base.dtype))
     if kind == "mask":
-        gain = parts["gain"]
-        fits = (g in (1, n) for g, n in zip(gain.shape, base.shape, strict=True))
-        if gain.dtype != torch.float32 or not all(fits) or not bool(gain.isfinite().all()):
-            raise ValueError(f"the gains of {name!r} do not fit it")
+        for part in ("gain", "inputs"):
+            gain = parts[part]
+            fits = [g in (1, n) for g, n in zip(gain.shape, base.shape, strict=True)]
+            if part == "inputs" and len(gain):
+                fits[0] = len(base) % len(gain) == 0
+            if gain.dtype != torch.float16 or not all(fits) or not bool(gain.isfinite().all()):
+                raise ValueError(f"the gains of {name!r} do not fit it")
         held = torch.where(torch.from_numpy(mask).reshape(base.shape), base.cpu(), 0)
-        return _times(gain, held)
+        return _times(parts["gain"], parts["inputs"], held)
     step = parts["step"].numpy()
     if step.dtype != np.float32 or step.shape != shape[:1]:
         raise ValueError(f"the steps of {name!r} do not fit it")

@@ -207,7 +207,7 @@ def config_of(args: argparse.Namespace, loaded: Loaded) -> Config:
         structure={name: value for name, value in structure.items() if value is not None},
         sparsity="auto" if args.sparsity is None else args.sparsity, choice=args.tolerance,
         effort=args.effort, seed=args.seed, readout=args.readout,
-        fit={"method": "rescale"} if args.values == "mask" else None,
+        fit={"method": "gains"} if args.values == "mask" else None,
         norms=args.norms, check=args.check, observe={"rank": 0} if args.keep_nothing else None,
         task={name: value for name, value in task.items() if value is not None},
     )  # fmt: skip

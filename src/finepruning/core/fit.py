@@ -45,9 +45,10 @@ THOROUGH = Schedule(stages=8, first=2, each=4, last=8)
 class FitOptions:
     """How a layer is fitted."""
 
-    method: str = choice("compensate", "rescale")
-    """``compensate`` refits what stays to the dense outputs; ``rescale`` brings each output's mean
-    and variance back."""
+    method: str = choice("compensate", "rescale", "gains")
+    """``compensate`` refits what stays to the dense outputs; ``gains`` only a gain of each output
+    and each input, for artifacts without values; ``rescale`` brings each output's mean and variance
+    back."""
     ridge: float = number(0.3, above=0)
     """How strongly refitted weights hold on to the generic ones."""
     quick: Schedule = QUICK
@@ -58,6 +59,10 @@ class FitOptions:
     repair: float = number(0.5, 0, 1)
     """Exponent of the gain after ``compensate``: least squares shrinks variances, and half of that
     is its optimum. 1 restores the variance in full, as ``rescale`` does."""
+    rounds: int = number(2, 1, 100)
+    """Of ``gains``: how often both are found in turn;"""
+    columns: int = number(8, 0, 1000)
+    """and steps for those of the inputs. 0: none."""
     gain_limit: float = number(3.0, 1)
     """An output is scaled by no more than this, and by no less than its inverse."""
     floor: float = number(1e-6, above=0)
@@ -102,9 +107,8 @@ def fit(W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEFAULT)
     >>> int((fit(W, seen, 4).weights != 0).sum())
     4
     """
-    return {"compensate": compensated, "rescale": rescaled}[options.method](
-        W, evidence, keep, options
-    )
+    methods = {"compensate": compensated, "rescale": rescaled, "gains": scaled}
+    return methods[options.method](W, evidence, keep, options)
 
 
 def fit_path(
@@ -121,8 +125,8 @@ def fit_path(
     >>> [int((s.weights != 0).sum()) for s in fit_path(W, seen, [16, 4, 2])]
     [16, 4, 2]
     """
-    if options.method == "rescale":
-        return [rescaled(W, evidence, keep, options) for keep in keeps]
+    if options.method != "compensate":
+        return [fit(W, evidence, keep, options) for keep in keeps]
     (moments, gram), schedule = _moments(W, evidence, options), schedule_for(W, evidence, options)
     variance = moments.variance
     if not evidence.free_bias:
@@ -327,6 +331,62 @@ def removals(
         W, residual = descend(W * mask, mask, H, reg, target, some)
         # W H W^T without one more product: where W is not zero, W H is what the residual leaves.
         yield W, mask, (W * (target - residual - W * reg[:, None, :])).sum(-1)
+
+
+# --- Gains
+
+
+def scaled(W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEFAULT) -> Solution:
+    """The weights that :func:`compensated` keeps, each the generic one times a gain of its output
+    and one of its input.
+
+    Minimises ``E|diag(r) A diag(c) x - y|^2``, ``A`` the weights that stay, over ``c`` and ``r`` in
+    turn, both held near 1 by a ridge. All outputs share ``c``, found by conjugate gradients; it is
+    1 where a layer has groups.
+    """
+    (moments, gram), free = _moments(W, evidence, options), evidence.free_bias
+    variance = moments.variance
+    if not free:
+        moments = moments.about_zero()
+    H, C, ridge = moments.H, moments.C, _ridge(W, moments, options)
+    schedule = schedule_for(W, evidence, options)
+    _, mask, _ = compensate(W, H, C, keep, ridge, schedule, options.floor)
+    A = W * mask
+    r, c = W[..., :1] * 0 + 1, W[:, :1, :] * 0 + 1
+    for _ in range(options.rounds):
+        if len(W) == 1:
+            c = _of_inputs(A * r, H, C, c, ridge, options.columns)
+        B = A * c
+        square, cross = (B * (B @ H)).sum(-1)[..., None], (B * C.mT).sum(-1)[..., None]
+        r = (cross + ridge * square) / ((1 + ridge) * square + TINY)
+    found = A * c * r
+    now = (found * (found @ H)).sum(-1)
+    products = schedule.products + options.rounds * (options.columns + 2) + 1
+    return _repaired((found, mask, now), gram, moments, variance, products, free, options)
+
+
+def _of_inputs(A: Matrix, H: Matrix, C: Matrix, c: Matrix, ridge: float, steps: int) -> Matrix:
+    """Gains ``(G, 1, D)`` of the inputs of ``A``, from ``c`` on: conjugate gradients on ``(H * A^T
+    A) c = diag(A^T C^T)``, of which the matrix is not written out."""
+    own = ((A * A).sum(1) * H.diagonal(0, 1, 2))[:, None, :]  # its diagonal
+    reg, inverse = ridge * own, 1 / ((1 + ridge) * own + TINY)
+    target = (A * C.mT).sum(1)[:, None, :] + reg
+
+    def image(v: Matrix) -> Matrix:
+        return (A * ((A * v) @ H)).sum(1)[:, None, :] + reg * v
+
+    residual = target - image(c)
+    direction = residual * inverse
+    rz = (residual * direction).sum(-1)[..., None]
+    for _ in range(steps):
+        seen = image(direction)
+        step = rz / ((direction * seen).sum(-1)[..., None] + TINY)
+        c = c + step * direction
+        residual = residual - step * seen
+        z = residual * inverse
+        rz, before = (residual * z).sum(-1)[..., None], rz
+        direction = direction * (rz / (before + TINY)) + z
+    return c
 
 
 # --- Repair
