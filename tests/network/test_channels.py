@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from finepruning import FinepruningError
-from finepruning.network.channels import LAYERS, Channels, Shortcut, find_channels, remove
+from finepruning.network.channels import LAYERS, Channels, Shortcut, find_channels, remove, removed
 from shrinking import Branches, Mixed, pictures, residual
 
 
@@ -136,3 +136,28 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     with pytest.raises(FinepruningError, match=r"pip install 'finepruning\[deploy\]'"):
         channels_of(residual(), pictures(2))
+
+
+def test_outputs_of_a_detector_are_compared_one_by_one() -> None:
+    """A list of a dict for each picture, as torchvision's give."""
+
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+
+        def forward(self, x: Tensor) -> list[dict[str, Tensor]]:
+            found = self.body(x).mean((2, 3))
+            return [{"boxes": y, "scores": y[:1].sigmoid()} for y in found]
+
+    model, x = Detector(), pictures(2)
+    stays = torch.arange(8) % 2 == 0
+    model.body[2].weight.data[:, ~stays] = 0
+    small, done, left = removed(model, lambda m: m(x), {"body.0": stays})
+    assert small.body[0].out_channels == 4  # type: ignore[union-attr]
+    assert [*done] == ["body.0"]
+    assert not left
+    model.body[2].weight.data.fill_(1.0)
+    small, done, left = removed(model, lambda m: m(x), {"body.0": stays})
+    assert left == {"body.0": "without its channels the network gives something else"}

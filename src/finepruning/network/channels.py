@@ -158,6 +158,8 @@ def _without(
             found = _answers(call(small))
     except Exception as error:  # code that has sizes written into it fails in its own way
         return None, f"without its channels the network fails ({str(error)[:100]})"
+    if len(found) != len(wanted):
+        return None, "without its channels the network gives something else"
     for a, b in zip(found, wanted, strict=True):
         if a.shape != b.shape or not torch.allclose(a, b, atol=NEAR * float(b.abs().max())):
             return None, "without its channels the network gives something else"
@@ -165,8 +167,12 @@ def _without(
 
 
 def _answers(output: Any) -> list[Tensor]:
+    """All tensors of what stands for the logits: detectors give a dict of boxes and scores."""
     found = logits_of(output)
-    return [t.float() for t in (found if isinstance(found, (list, tuple)) else [found])]
+    if isinstance(found, Mapping):
+        found = [*found.values()]
+    many = found if isinstance(found, (list, tuple)) else [found]
+    return [t.float() for t in many if isinstance(t, Tensor)]
 
 
 NEAR = 1e-3
