@@ -84,7 +84,8 @@ def main() -> None:
                     append_row(path, row)
                     print(
                         draw, kind, f"{100 * row.correct / row.total:.1f}",
-                        f"{100 * row.told / row.total:.1f}", sizes.line(row.weights), flush=True,
+                        f"{100 * row.told / row.total:.1f}", sizes.line(row.weights),
+                        f"and {sizes.statistics / 1e6:.1f} MB of statistics", flush=True,
                     )  # fmt: skip
 
 

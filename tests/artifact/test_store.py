@@ -145,6 +145,8 @@ def test_damage_is_told(
 def test_a_place_that_cannot_be_reached() -> None:
     with pytest.raises(FinepruningError, match="nowhere://bucket/people: cannot be reached"):
         Bank("nowhere://bucket/people")
+    with pytest.raises(FinepruningError, match="s3://: names no location"):
+        Bank("s3://")
 
 
 def test_a_bank_of_its_own_kind_wherever_it_is(tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ class Location:
         import fsspec
 
         self.folder = url.rstrip("/")
+        if self.folder.endswith(":"):
+            raise FinepruningError(f"{url}: names no location; give one such as s3://bucket/people")
         with self._told():
             self._files, self._root = fsspec.core.url_to_fs(self.folder)
             self._files.makedirs(self._root, exist_ok=True)
