@@ -45,7 +45,7 @@ ODD: tuple[Any, ...] = (
 
 FITS: dict[str, dict[Any, bytes | None]] = {
     "compensate": {"exact": KEY, "float16": None, "int8": KEY, "differences": None},
-    "rescale": {"mask": None},
+    "gains": {"mask": None},
 }
 
 
@@ -81,7 +81,7 @@ def damaged(chance: random.Random, held: list[dict[str, bytes]]) -> tuple[dict[s
         _replaced(chance, about)
         files[JSON] = json.dumps(about, indent=1).encode()
         if kind < 3:
-            _seal(files)
+            seal(files)
         return files, kind < 3
     name = chance.choice([JSON, TENSORS])
     whole = bytearray(files[name])
@@ -104,7 +104,7 @@ def damaged(chance: random.Random, held: list[dict[str, bytes]]) -> tuple[dict[s
     files[name] = bytes(whole)
     hostile = chance.random() < 0.5 and name == TENSORS
     if hostile:
-        _seal(files)
+        seal(files)
     return files, hostile
 
 
@@ -127,7 +127,8 @@ def _replaced(chance: random.Random, about: Any) -> None:
         return
 
 
-def _seal(files: dict[str, bytes]) -> None:
+def seal(files: dict[str, bytes]) -> None:
+    """Make the digests right again."""
     about = json.loads(files[JSON])
     if not isinstance(about, dict):
         return
