@@ -389,6 +389,7 @@ ELSEWHERE = {
     "network.channels.NEAR": "rounding",
     "network.dependency.INDICES": "how long a group is looked for, not which is found",
     "network.dependency.STEPS": "as INDICES",
+    "steps.structure.WIDE": "how a path is computed, not what it is",
     "core.drift.FEWEST": "of fewer samples a covariance has no squares",
     "steps.watch.MEANS": "samples that are looked at for drift, of which fewer do",
     "steps.watch.SOME": "how a covariance is made compact, not what it is",

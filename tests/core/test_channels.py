@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finepruning.core.arrays import LowRank
 from finepruning.core.channels import (
     ChannelOptions,
     Path,
@@ -203,3 +205,18 @@ def test_both_libraries_rectify_alike() -> None:
     b = refitted(torch.from_numpy(W), two, live, PLAIN, 2)
     assert np.allclose(a.weights, b.weights.numpy())
     assert a.macs == b.macs
+
+
+@pytest.mark.parametrize("to", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
+@pytest.mark.parametrize("rest", [False, True])
+def test_of_few_samples_the_path_is_the_same(to: Any, rest: bool) -> None:
+    """Without the covariance being written out."""
+    random = np.random.default_rng(0)
+    few, D = random.normal(size=(1, 10, 40)), random.uniform(0.1, 1, size=(1, 40)) * rest
+    low = LowRank(to(few), to(D) if rest else None)
+    columns, W = random.permutation(40)[:36].reshape(12, 3), random.normal(size=(5, 40))
+    options = ChannelOptions(at_once=4)
+    wanted = eliminate([Reader(np.asarray(low.dense())[0], W, 7.0, columns)], options)
+    found = eliminate([Reader(low, to(W), 7.0, columns)], options)
+    assert found.order.tolist() == wanted.order.tolist()
+    np.testing.assert_allclose(found.missed, wanted.missed, rtol=1e-8)

@@ -14,7 +14,7 @@ from functools import reduce
 
 import numpy as np
 
-from .arrays import TINY, Matrix, double, inverse_of, less_product, like
+from .arrays import TINY, LowRank, Matrix, double, inverse_of, less_product, like
 from .evidence import Evidence
 from .fit import FitOptions, Solution, fitted_bias, gain, unexplained
 from .moments import Gram, Moments, Pair
@@ -67,8 +67,9 @@ class Path:
 class Reader:
     """What a layer makes of a group's channels."""
 
-    H: Matrix
-    """Covariance of its inputs ``(D, D)``."""
+    H: Matrix | LowRank
+    """Covariance of its inputs ``(D, D)``; or, where samples are far fewer, a low-rank one ``(1, D,
+    D)``, which is not written out."""
     W: Matrix
     """``(O, D)``."""
     variance: float
@@ -85,7 +86,10 @@ def eliminate(readers: Sequence[Reader], options: ChannelOptions = DEFAULT) -> P
     >>> [int(c) for c in eliminate([one]).order]
     [1, 2, 0]
     """
-    parts = [_Elimination(reader, options.hold) for reader in readers]
+    parts = [
+        (_OfFewSamples if isinstance(reader.H, LowRank) else _Elimination)(reader, options.hold)
+        for reader in readers
+    ]
     alive = np.arange(len(readers[0].columns))
     order: list[int] = []
     missed = [0.0]
@@ -117,7 +121,7 @@ class _Elimination:
     """What is left of one reader, as channels go."""
 
     def __init__(self, reader: Reader, hold: float) -> None:
-        H = reader.H
+        H: Matrix = reader.H
         each = np.arange(H.shape[0])
         diagonal = H.diagonal()
         A = H * 1
@@ -156,6 +160,53 @@ class _Elimination:
             self.P, self.W = self.P[stays][:, stays], self.W[:, stays]
             self.columns = (np.cumsum(~self.gone) - 1)[self.columns]
             self.gone = self.gone[stays]
+
+
+class _OfFewSamples:
+    """The same where ``H = F^T F`` of far fewer rows than columns: what stays is fitted anew each
+    time, by Woodbury's identity, which takes a product with ``F`` instead of one with ``H``."""
+
+    def __init__(self, reader: Reader, hold: float) -> None:
+        assert isinstance(reader.H, LowRank)
+        diagonal = reader.H.diagonal()[0]
+        self.F = reader.H.F[0]
+        held = hold * (diagonal + 0.01 * diagonal.mean()) + TINY
+        self.inverse = 1 / (held if reader.H.rest is None else held + reader.H.rest[0])
+        self.wanted = (reader.W @ self.F.T) @ self.F + reader.W / self.inverse  # W A
+        self.whole = float(double(self.wanted * reader.W).sum())
+        self.W, self.total, self.missed = reader.W, reader.variance + TINY, 0.0
+        self.columns = reader.columns
+        self.stays = np.ones(len(diagonal), dtype=bool)
+        self.macs = 0.0
+        self._fit()
+
+    def _fit(self) -> None:
+        stays = np.flatnonzero(self.stays)
+        F, d = self.F[:, stays], self.inverse[stays]
+        self.E = F * d
+        small = F @ self.E.T
+        each = np.arange(len(small))
+        small[each, each] += 1
+        self.M = inverse_of(small)
+        self.places = (np.cumsum(self.stays) - 1)[self.columns]
+        wanted = self.wanted[:, stays]
+        self.W = wanted * d - ((wanted @ self.E.T) @ self.M) @ self.E
+        self.missed = (self.whole - float(double(self.W * wanted).sum())) / self.total
+        self.macs += float(self.W.shape[0] * len(stays) * 2 * len(small))
+
+    def scores(self) -> np.ndarray:
+        channels, n = self.columns.shape
+        E = self.E[:, self.places.reshape(-1)].reshape(-1, channels, n).swapaxes(0, 1)  # (C, N, n)
+        P = -E.swapaxes(1, 2) @ (self.M @ E)
+        each = np.arange(n)
+        P[:, each, each] += self.inverse[self.columns.reshape(-1)].reshape(channels, n)
+        W = self.W[:, self.places.reshape(-1)].reshape(-1, channels, n).swapaxes(0, 1)
+        return np.asarray(double(((W @ inverse_of(P)) * W).sum((1, 2))) / self.total)
+
+    def remove(self, goes: np.ndarray) -> None:
+        self.stays[self.columns[goes].reshape(-1)] = False
+        self.columns = np.delete(self.columns, goes, 0)
+        self._fit()
 
 
 COMPACT = 0.25

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.arrays import written_out
+from ..core.arrays import LowRank, written_out
 from ..core.channels import (
     DEFAULT,
     ChannelOptions,
@@ -125,17 +125,25 @@ def paths(
 def _gram(layer: Layer, evidence: Evidence, inputs: Mapping[int, Tensor]) -> Gram:
     """Of all that the layer sees."""
     ways = {b: partial(columns_of, layer, x) for b, x in inputs.items() if b in evidence.sampled}
-    pairs = evidence.seen_by(ways).pairs()
     parts = [evidence.joint.gram] if evidence.joint is not None else []
     if ways:  # of the inputs alone
-        parts.append(Moments.of((X, Y[:, :, :0], *w) for X, Y, *w in pairs).gram)
+        alone = [(X, Y[:, :, :0], *w) for X, Y, *w in evidence.seen_by(ways).pairs()]
+        D = alone[0][0].shape[2]
+        few = D > WIDE and not parts and 4 * sum(X.shape[1] for X, *_ in alone) < D
+        parts.append((Moments.few if few else Moments.of)(alone).gram)
     return reduce(Gram.merge, parts)
 
 
 def _reader(layer: Layer, gram: Gram, evidence: Evidence, group: Group) -> Reader:
     W = precise(layer.matrix())[0]
     columns = columns_of_channels(layer, group.readers[layer.name])
-    return Reader(written_out(gram.H)[0], W, float(evidence.outputs.variance.sum()), columns)
+    wide = isinstance(gram.H, LowRank) and W.shape[1] > WIDE
+    return Reader(
+        gram.H if wide else written_out(gram.H)[0],
+        W,
+        float(evidence.outputs.variance.sum()),
+        columns,
+    )
 
 
 def _norms(layers: Mapping[str, Layer], group: Group) -> np.ndarray:
@@ -212,6 +220,9 @@ def structure(
                 live[gone[gone >= 0]] = False
     return Structure(kept, columns, rows, channels.left)
 
+
+WIDE = 8192
+"""Inputs from which on a covariance of few samples is not written out."""
 
 Live = tuple[np.ndarray, np.ndarray]
 """Booleans of the columns ``(D,)`` and of the rows ``(G O,)`` that stay."""
