@@ -11,7 +11,8 @@ from .artifact.sizes import sizes_of
 from .core.arrays import like, top
 from .core.check import sparing
 from .core.evidence import Evidence
-from .core.fit import Fit, FitOptions, Solution, fitted_bias, gain, repaired, saliency
+from .core.fit import Fit, FitOptions, Solution, repaired
+from .core.gains import fitted_bias, gain, saliency
 from .core.moments import Moments
 from .core.plan import budget, global_threshold, plan, spread
 from .core.readout import ReadoutOptions, Skew, read_out, skew_of

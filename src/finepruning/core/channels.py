@@ -16,7 +16,8 @@ import numpy as np
 
 from .arrays import TINY, LowRank, Matrix, double, inverse_of, less_product, like
 from .evidence import Evidence
-from .fit import FitOptions, Solution, fitted_bias, gain, unexplained
+from .fit import FitOptions, Solution
+from .gains import fitted_bias, gain, unexplained
 from .moments import Gram, Moments, Pair
 from .options import choice, number
 

@@ -11,8 +11,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from .arrays import TINY, LowRank, Matrix, clip_min, double, gram_macs, like, top
+from .arrays import TINY, LowRank, Matrix, double, gram_macs, like, top
 from .evidence import Evidence
+from .gains import fitted_bias, gain, of_inputs, saliency, unexplained
 from .moments import Gram, Moments
 from .options import choice, number
 
@@ -151,15 +152,6 @@ def fit_path(
         )
         for one, cost in zip(found, costs, strict=True)
     ]
-
-
-def saliency(W: Matrix, second_moments: Matrix) -> Matrix:
-    """Output energy that each weight carries, ``W[o, d]^2 E[x_d^2]``: Wanda's score, squared.
-
-    ``second_moments`` is ``(G, D)``, the result ``(G, O, D)``. Source: Sun et al. 2023, arXiv
-    2306.11695.
-    """
-    return W * W * second_moments[:, None, :]
 
 
 def largest(W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEFAULT) -> Solution:
@@ -355,7 +347,7 @@ def scaled(W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEFAU
     r, c = W[..., :1] * 0 + 1, W[:, :1, :] * 0 + 1
     for _ in range(options.rounds):
         if len(W) == 1:
-            c = _of_inputs(A * r, H, C, c, ridge, options.columns)
+            c = of_inputs(A * r, H, C, c, ridge, options.columns)
         B = A * c
         square, cross = (B * (B @ H)).sum(-1)[..., None], (B * C.mT).sum(-1)[..., None]
         r = (cross + ridge * square) / ((1 + ridge) * square + TINY)
@@ -363,30 +355,6 @@ def scaled(W: Matrix, evidence: Evidence, keep: int, options: FitOptions = DEFAU
     now = (found * (found @ H)).sum(-1)
     products = schedule.products + options.rounds * (options.columns + 2) + 1
     return _repaired((found, mask, now), gram, moments, variance, products, free, options)
-
-
-def _of_inputs(A: Matrix, H: Matrix, C: Matrix, c: Matrix, ridge: float, steps: int) -> Matrix:
-    """Gains ``(G, 1, D)`` of the inputs of ``A``, from ``c`` on: conjugate gradients on ``(H * A^T
-    A) c = diag(A^T C^T)``, of which the matrix is not written out."""
-    own = ((A * A).sum(1) * H.diagonal(0, 1, 2))[:, None, :]  # its diagonal
-    reg, inverse = ridge * own, 1 / ((1 + ridge) * own + TINY)
-    target = (A * C.mT).sum(1)[:, None, :] + reg
-
-    def image(v: Matrix) -> Matrix:
-        return (A * ((A * v) @ H)).sum(1)[:, None, :] + reg * v
-
-    residual = target - image(c)
-    direction = residual * inverse
-    rz = (residual * direction).sum(-1)[..., None]
-    for _ in range(steps):
-        seen = image(direction)
-        step = rz / ((direction * seen).sum(-1)[..., None] + TINY)
-        c = c + step * direction
-        residual = residual - step * seen
-        z = residual * inverse
-        rz, before = (residual * z).sum(-1)[..., None], rz
-        direction = direction * (rz / (before + TINY)) + z
-    return c
 
 
 # --- Repair
@@ -425,28 +393,3 @@ def repaired(W: Matrix, evidence: Evidence, options: FitOptions = DEFAULT) -> So
     error = unexplained(scale**2 * now, scale * covariance, variance, outputs.variance)
     bias = like(mean_wanted - scale * mean, W) if free else None
     return Solution(W * like(scale[..., None], W), bias, error, macs)
-
-
-def gain(now: Matrix, variance: Matrix, limit: float = 3.0) -> Matrix:
-    """Scale that brings outputs of variance ``now`` to the dense network's ``variance``, both ``(G,
-    O)``.
-
-    Neurons keep their firing rate (homeostasis). ``limit`` bounds it to ``[1/limit, limit]``.
-    """
-    ratio = (clip_min(variance, 0.0) + TINY) / (clip_min(now, 0.0) + TINY)  # 1 where both are zero
-    return ratio.clip(limit**-2, limit**2) ** 0.5
-
-
-def fitted_bias(W: Matrix, x_mean: Matrix, y_mean: Matrix) -> Matrix:
-    """Bias ``(G, O)`` with which the mean output of ``W`` is ``y_mean``."""
-    return y_mean - (W @ x_mean[..., None])[..., 0]
-
-
-def unexplained(now: Matrix, covariance: Matrix, wanted: Matrix, variance: Matrix) -> float:
-    """Share of the wanted outputs' ``variance`` that is missed: 0 is perfect.
-
-    ``now`` and ``wanted`` are the outputs' own and the wanted ones' second moments, ``covariance``
-    the mixed one, all ``(G, O)``: about the means, where the bias is fitted, or about zero.
-    """
-    error = wanted - 2 * covariance + now
-    return float(error.sum() / (variance.sum() + TINY))

@@ -10,7 +10,7 @@ import numpy as np
 
 from .arrays import Matrix, like, top
 from .evidence import Evidence
-from .fit import saliency
+from .gains import saliency
 from .options import number
 
 
