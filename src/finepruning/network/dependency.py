@@ -5,6 +5,7 @@ What the library fails at, or would never end with, is one layer's affair: that 
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -88,10 +89,10 @@ class _TooManyError(Exception):
 
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """Within, a group is looked for in so many :data:`STEPS` and :data:`INDICES` at most."""
+    """Within, a group is looked for in so many :data:`STEPS` and :data:`INDICES` at most. One
+    thread at a time: it is the library's own methods that count meanwhile."""
     found = torch_pruning().dependency
     mapping, group = found.index_mapping._FlattenIndexMapping, found.group.Group
-    mapped, added = mapping.__call__, group.add_dep
     made = {"indices": 0, "steps": 0}
 
     def flattened(self: Any, indices: list[Any]) -> Any:
@@ -106,11 +107,16 @@ def _bounded() -> Iterator[None]:
             raise _TooManyError
         return added(self, *args, **kwargs)
 
-    mapping.__call__, group.add_dep = flattened, stepped
-    try:
-        yield
-    finally:
-        mapping.__call__, group.add_dep = mapped, added
+    with _COUNTING:
+        mapped, added = mapping.__call__, group.add_dep
+        mapping.__call__, group.add_dep = flattened, stepped
+        try:
+            yield
+        finally:
+            mapping.__call__, group.add_dep = mapped, added
+
+
+_COUNTING = threading.Lock()
 
 
 def tensors(output: Any) -> Iterable[Tensor]:
