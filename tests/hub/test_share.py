@@ -93,5 +93,19 @@ def test_what_goes_wrong_is_told_in_one_line(
     with pytest.raises(FinepruningError, match="damaged"):
         push(tmp_path / "me", REPO, endpoint=there.url, token="hf_x")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(FinepruningError, match=r"pip install 'finepruning\[hf\]'"):
+    with pytest.raises(FinepruningError, match="pip install huggingface_hub"):
         pull(REPO, out)
+
+
+def test_an_artifact_of_the_first_format_goes_without_paths_too(
+    tmp_path: Path, there: Hub, result: Result
+) -> None:
+    me = tmp_path / "me"
+    result.save(me, source=SOURCE)
+    about = json.loads((me / JSON).read_text())
+    kept = {k: v for k, v in about.items() if k not in ("digest", "seal", "files")}
+    (me / JSON).write_text(json.dumps(kept | {"format": 1}))
+    push(me, REPO, endpoint=there.url, token="hf_x")
+    assert not any(b"/home" in data for data in there.files[REPO].values())
+    pull(REPO, tmp_path / "back", endpoint=there.url, token="hf_x")
+    assert same_bits(load(tmp_path / "back", Net()), result.model)

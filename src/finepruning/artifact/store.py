@@ -7,11 +7,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from .._errors import FinepruningError
+from .._errors import FinepruningError, told
 from .aside import aside, sweep
 from .folder import file_of, read_tensors
 from .layout import JSON, read_about
@@ -213,16 +213,8 @@ class Location:
     def _path(self, *parts: str) -> str:
         return "/".join((self._root, *parts))
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """What goes wrong there, in one line."""
-        try:
-            yield
-        except FinepruningError:
-            raise
-        except Exception as error:
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            raise FinepruningError(f"{self.folder}: cannot be reached ({why})") from error
+    def _told(self) -> AbstractContextManager[None]:
+        return told(f"{self.folder}: cannot be reached")
 
 
 def whole(path: Path, key: bytes | None) -> list[Path]:

@@ -6,16 +6,15 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .._errors import FinepruningError
+from .._errors import FinepruningError, told
 from ..artifact.layout import JSON, check_place, read_about
 from ..artifact.seal import ZEROS, sealed
 from ..artifact.store import Folder, copy, verify, whole
 from ..report.text import summary
+from .libraries import import_library
 
 CARD = """---
 library_name: finepruning
@@ -70,17 +69,17 @@ def push(
     huggingface_hub (default: who is logged in, the public hub). Returns the address. Raises
     :class:`FinepruningError` where the artifact is damaged, or the hub refuses.
     """
-    hub = _hub()
+    hub = import_library("huggingface_hub", repo)
     given = Path(path)
     files = whole(given, key)
     verify(given, key)
     about = read_about(given, key)
-    with tempfile.TemporaryDirectory() as made, _told(repo):
+    with tempfile.TemporaryDirectory() as made, told(f"{repo}: the hub cannot be used"):
         folder = Path(made, "artifact")
         copy([file for file in files if not file.name.startswith("statistics")], folder)
-        about["files"] = {k: v for k, v in about.get("files", {}).items() if k != "statistics"}
-        if about["format"] > 1:
-            (folder / JSON).write_bytes(_text(about, key))
+        if "files" in about:
+            about["files"] = {k: v for k, v in about["files"].items() if k != "statistics"}
+        (folder / JSON).write_bytes(_text(about, key))
         (folder / "README.md").write_text(card(about, repo), encoding="utf-8")
         api = hub.HfApi(endpoint=endpoint, token=token)
         address = str(api.create_repo(repo, private=private, exist_ok=True))
@@ -108,11 +107,11 @@ def pull(
     ``revision`` is a branch, tag or commit. Raises :class:`FinepruningError` where there is no such
     artifact, it is damaged, or ``path`` exists.
     """
-    hub = _hub()
+    hub = import_library("huggingface_hub", repo)
     out = Path(path).absolute()
     check_place(out)
     with tempfile.TemporaryDirectory() as made:
-        with _told(repo):
+        with told(f"{repo}: the hub cannot be used"):
             hub.snapshot_download(
                 repo, revision=revision, token=token, endpoint=endpoint, local_dir=made,
                 allow_patterns=[JSON, "personal*.safetensors"],
@@ -153,31 +152,11 @@ def _text(about: dict[str, Any], key: bytes | None) -> bytes:
             name: os.path.basename(value.rstrip("/")) if _is_path(value) else value
             for name, value in source.items()
         }
+    if "digest" not in about:  # of the first format, which has none
+        return json.dumps(about, indent=1).encode()
     text = json.dumps({**about, "digest": ZEROS.decode()}, indent=1)
     return sealed(f"{text}\n".encode(), key)
 
 
 def _is_path(value: Any) -> bool:
     return isinstance(value, str) and os.path.isabs(value)
-
-
-def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise FinepruningError(
-            "huggingface_hub: is not installed; pip install 'finepruning[hf]'"
-        ) from error
-    return huggingface_hub
-
-
-@contextmanager
-def _told(repo: str) -> Iterator[None]:
-    """What goes wrong on the way, in one line."""
-    try:
-        yield
-    except FinepruningError:
-        raise
-    except Exception as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise FinepruningError(f"{repo}: the hub cannot be used ({why})") from error
