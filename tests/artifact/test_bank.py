@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 import threading
@@ -18,6 +19,7 @@ import finepruning
 from finepruning import Bank, FinepruningError, Result
 from finepruning.artifact.aside import PREFIX
 from finepruning.artifact.fingerprint import fingerprint
+from finepruning.artifact.layout import JSON
 from saved import Net, X, same_bits
 from unchecked import personalize
 
@@ -229,3 +231,17 @@ def test_a_bank_is_folders_alone(bank: Bank, base: nn.Module, tmp_path: Path) ->
     for name in bank:
         one = finepruning.load(tmp_path / "copy" / name, base)
         assert same_bits(one, bank.load(name))
+
+
+def test_an_artifact_of_the_first_format_is_one_too(
+    tmp_path: Path, base: nn.Module, results: list[Result]
+) -> None:
+    me = tmp_path / "me"
+    results[0].save(me)
+    about = json.loads((me / JSON).read_text())
+    kept = {k: v for k, v in about.items() if k not in ("digest", "seal", "files")}
+    (me / JSON).write_text(json.dumps(kept | {"format": 1}))
+    bank = Bank(tmp_path / "bank", base)
+    bank.add("me", me)
+    assert bank.verify() == {}
+    assert same_bits(bank.load("me"), results[0].model)

@@ -75,4 +75,4 @@ def read_file(file: Path, most: int) -> bytes:
                 f"{file}: {size:,} bytes, and no more than {most:,} can belong there;"
                 " take an artifact from whom you trust"
             )
-        return stream.read(most + 1)[:most]
+        return stream.read(size)  # not so many as may be: room for these would be asked for
