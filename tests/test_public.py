@@ -113,7 +113,7 @@ ABOVE = {
         "steps",
     },
     "_personalize": {"_config", "_errors", "_result", "_run"},
-    "_many": {"_config", "_errors", "_personalize", "artifact"},
+    "_many": {"_config", "_errors", "_personalize", "artifact", "data", "scoring"},
     "_update": {"_config", "_errors", "_personalize", "_result", "_run", "artifact"},
     "_monitor": {
         "_config", "_errors", "_personalize", "_result", "_run", "artifact", "core", "network",

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from .artifact.bank import Bank
 from .artifact.fingerprint import is_of
 from .artifact.layout import Values
 from .artifact.store import check_name
+from .data.folder import describe_skipped
+from .scoring.stored import stays
 
 Opens = Callable[[], Iterable[Any]]
 """Opens a person's batches, in the process that reads them."""
@@ -44,6 +47,9 @@ class Fleet:
     """Who was in the bank before, from the same base and choices."""
     failed: dict[str, str] = field(default_factory=dict)
     """Whose network there is none of, and why."""
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What should be known of those who are done: samples left out, answers that changed as the
+    weights were stored in fewer bits."""
 
 
 def personalize_many(
@@ -73,23 +79,27 @@ def personalize_many(
     makes here are the ones that count: workers share them.
 
     ``workers`` processes of one thread each (default: one a core) run on this machine, or as many
-    as there are cores in the Ray cluster at ``address``. Each may have a share of ``gpus``. The
+    as there are cores in the Ray cluster at ``address``; where Ray runs in this process already, it
+    is used as it is. Each may have a share of ``gpus``. The
     artifacts are the same bits however many there are. Who is in the bank already is left as is:
     after an interruption the same call goes on. A person whose worker dies is begun again, at most
     ``retries`` times; one whose data cannot be used is not. ``progress(name, why)`` is called as
     each is done (``why`` is empty) or has failed.
 
     Needs Ray (``pip install 'finepruning[fleet]'``). Raises :class:`FinepruningError` where it is
-    missing or cannot be reached, and where the bank holds one of these people from another base or
-    other choices.
+    missing or cannot be reached, and where the bank holds one of these people from another base,
+    by other choices, stored otherwise, or from inputs prepared otherwise.
     """
     if retries < 0 or (workers is not None and workers < 1):
         raise FinepruningError(f"workers={workers}, retries={retries}: give 1 and 0 or more")
+    if address is not None and workers is not None:
+        raise FinepruningError("workers: a cluster has as many as it has; leave it out")
     settings = config or Config()
     model = base().eval()
-    there = _there(bank, people, model, settings)
-    todo = [name for name in people if name not in there]
-    fleet = Fleet(there=tuple(there))
+    there = _there(bank, people, model, settings, values, source or {})
+    known_there = {*there}
+    todo = [name for name in people if name not in known_there]
+    fleet = Fleet(there=there)
     if not todo:
         return fleet
     bytes_ = sum(value.nbytes for value in model.state_dict().values())
@@ -106,7 +116,9 @@ def personalize_many(
             (ready,), _ = ray.wait([*waiting])
             name, why = waiting.pop(ready), ""
             try:
-                fleet.done[name] = ray.get(ready)
+                fleet.done[name], notes = ray.get(ready)
+                if notes:
+                    fleet.notes[name] = notes
             except ray.exceptions.RayTaskError as error:
                 cause = error.cause
                 ours = isinstance(cause, FinepruningError)
@@ -120,13 +132,19 @@ def personalize_many(
                 progress(name, why)
             for name in islice(names, 1):
                 waiting[task.remote(shared, name, people[name], place)] = name
-    bank.gc()
+    if isinstance(bank.folder, Path):  # elsewhere others may be writing, and nothing tells
+        bank.gc()
     return fleet
 
 
 def _there(
-    bank: Bank, people: Mapping[str, Opens], model: nn.Module, settings: Config
-) -> list[str]:
+    bank: Bank,
+    people: Mapping[str, Opens],
+    model: nn.Module,
+    settings: Config,
+    values: Values,
+    source: Mapping[str, Any],
+) -> tuple[str, ...]:
     """Who is in the bank already; all others could be put in."""
     found, right = [], ""
     asked = json.loads(json.dumps(settings.to_dict()))
@@ -135,19 +153,24 @@ def _there(
             check_name(name)
             continue
         about = bank.about(name)
-        if about["base"] != right and not is_of(model, about["base"], about.get("moving", ())):
+        base, before = about["base"], about.get("source") or {}
+        wrong = ""
+        if base != right and not is_of(model, base, about.get("moving", ())):
+            wrong = "from another base"
+        elif about["report"].get("config") != asked:
+            wrong = "by other choices"
+        elif about.get("values", "exact") != values:
+            wrong = f"stored as {about.get('values', 'exact')}"
+        elif before.get("inputs") != source.get("inputs"):
+            wrong = f"from inputs prepared otherwise ({before.get('inputs')})"
+        if wrong:
             raise FinepruningError(
-                f"{name}: is in {bank.folder} already, from another base; give another bank, or"
-                " remove it first"
+                f"{name}: is in {bank.folder} already, {wrong}; give another bank, or remove it"
+                " first"
             )
-        right = about["base"]
-        if about["report"].get("config") != asked:
-            raise FinepruningError(
-                f"{name}: is in {bank.folder} already, by other choices; give another bank, or"
-                " remove it first"
-            )
+        right = base
         found.append(name)
-    return found
+    return tuple(found)
 
 
 @contextlib.contextmanager
@@ -171,7 +194,7 @@ def _ray(workers: int | None, address: str | None, bytes_: int) -> Iterator[Any]
     own = address is None
     begun: dict[str, Any] = {"address": address}
     if own:
-        cores = workers or len(os.sched_getaffinity(0))
+        cores = workers or _cores()
         memory = 2 * bytes_ + 200_000_000
         begun = {"num_cpus": cores, "object_store_memory": memory, "include_dashboard": False}
         begun["address"] = "local"
@@ -186,6 +209,12 @@ def _ray(workers: int | None, address: str | None, bytes_: int) -> Iterator[Any]
             yield ray
         finally:
             ray.shutdown()
+
+
+def _cores() -> int:
+    """That this process may use, where the system says so."""
+    may = getattr(os, "sched_getaffinity", None)
+    return len(may(0)) if may is not None else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
@@ -253,13 +282,20 @@ def _opened(shared: list[Any]) -> tuple[_Known, nn.Module]:
 
 def _one(
     shared: list[Any], name: str, opens: Opens, place: tuple[str, bytes | None]
-) -> dict[str, Any]:
-    """One person's task."""
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """One person's task: the report, and what else should be known."""
     known, model = _opened(shared)
-    bank = Bank(place[0], key=place[1])
+    bank = Bank(place[0], model, key=place[1])
     if name in bank:  # put in just before the worker died
-        found: dict[str, Any] = bank.about(name)["report"]
-        return found
-    result = personalize(model, opens(), config=known.config, progress=False)
+        return bank.about(name)["report"], ()
+    batches = opens()
+    result = personalize(model, batches, config=known.config, progress=False)
     bank.add(name, result, values=known.values, source=known.source, base=model)
-    return result.report.to_dict()
+    notes = [str(line) for line in result.report.warnings]
+    if skipped := getattr(batches, "skipped", ()):  # of a folder
+        notes.append(describe_skipped(skipped, limit=3))
+    if known.values != "exact":
+        found = stays(result.model, bank.load(name), opens())
+        if found is not None:
+            notes.append(f"stored as {known.values}: {found.line(result.report.task == 'values')}")
+    return result.report.to_dict(), tuple(notes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -22,18 +23,29 @@ def test_the_command(
     (tmp_path / "people.csv").write_text(PHOTOS)
     argv = [
         "personalize-many", *model, "--manifest", str(tmp_path / "people.csv"), "--workers", "2",
-        "--out", str(tmp_path / "bank"), "--sparsity", "0.5", "--no-check",
+        "--out", str(tmp_path / "bank"), "--sparsity", "0.5", "--no-check", "--values", "int8",
     ]  # fmt: skip
     assert main(argv) == 1
     shown = capsys.readouterr()
     assert shown.out.startswith("2 done, 0 there before, 1 failed; 2 in ")
     assert "eve: failed" in shown.out
     assert "nowhere" in shown.err
+    assert "ann: 1 " in shown.out  # what is damaged
+    assert "broken.jpg" in shown.out
+    assert "bob: stored as int8: " in shown.out
+    assert "answers are the same" in shown.out
     assert main(["bank", "verify", str(tmp_path / "bank")]) == 0
     (tmp_path / "people.csv").write_text(PHOTOS[: PHOTOS.index("eve")])
     capsys.readouterr()
     assert main([*argv, "--format", "json"]) == 0
     assert '"there": [\n    "ann",\n    "bob"\n  ]' in capsys.readouterr().out
+    for other, why in (
+        (["--values", "exact"], "ann: is in .* already, stored as int8;"),
+        (["--mean", "0.1"], "ann: is in .* already, from inputs prepared otherwise"),
+        (["--seed", "1"], "ann: is in .* already, by other choices"),
+    ):
+        assert main([*argv, *other]) == 1
+        assert re.search(why, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

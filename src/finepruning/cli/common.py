@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,25 +145,11 @@ def say_stored(
     are the same as those of the network that was fitted."""
     if values == "exact":
         return None
-    import torch
-
     from .. import load
-    from ..data.batches import logits_of, read_batches
+    from ..scoring.stored import stays
 
-    networks = (result.model, load(out, loaded.model))
-    device = next(loaded.model.parameters()).device
-    same, count, off, size = 0, 0, 0.0, 0.0
-    with torch.inference_mode():
-        for batch in read_batches(folder):
-            here = batch.to(device)
-            exact, stored = (logits_of(here.call(net)).double() for net in networks)
-            same += int((exact.argmax(-1) == stored.argmax(-1)).sum())
-            count += exact[..., 0].numel()
-            off += float((exact - stored).square().sum())
-            size += float(exact.square().sum())
-    found = {"values": values, "answers": count, "same": same, "off": (off / size) ** 0.5}
-    if result.report.task == "values":
-        say(f"stored as {values}: outputs are off by {found['off']:.1%} of their size")
-    else:
-        say(f"stored as {values}: {same} of {count} answers are the same ({same / count:.1%})")
-    return found
+    found = stays(result.model, load(out, loaded.model), folder)
+    if found is None:
+        return None
+    say(f"stored as {values}: {found.line(result.report.task == 'values')}")
+    return {"values": values, **asdict(found)}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .. import Loaded
+    from ..data.folder import Kind
 
 HELP = "the same for many people over one base, on all cores or a Ray cluster"
 
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     args.data = _first(people)
     from .. import Bank, personalize_many
 
-    loaded = _loaded(args)
+    loaded, _ = _loaded(args)
     bank = Bank(args.out)
     cuda = common.device(args.device) == "cuda"
     with _bar(len(people)) as bar:
@@ -72,17 +73,18 @@ def run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
         )  # fmt: skip
     summary = {
         "out": args.out,
-        "done": {name: _short(report) for name, report in fleet.done.items()},
+        "done": {n: _short(report, fleet.notes.get(n, ())) for n, report in fleet.done.items()},
         "there": [*fleet.there],
         "failed": fleet.failed,
     }
     left = [f"{name}: left dense" for name, one in summary["done"].items() if not one["personal"]]
+    notes = [f"{name}: {line}" for name, lines in fleet.notes.items() for line in lines]
     wrong = [f"{name}: failed ({why})" for name, why in fleet.failed.items()]
     text = (
         f"{len(fleet.done)} done, {len(fleet.there)} there before, {len(fleet.failed)} failed;"
         f" {len(bank)} in {args.out}"
     )
-    return summary, "\n".join([text, *left, *wrong])
+    return summary, "\n".join([text, *left, *notes, *wrong])
 
 
 def read_manifest(file: str | os.PathLike[str]) -> dict[str, str]:
@@ -140,40 +142,41 @@ def _absolute(args: argparse.Namespace) -> None:
         args.out = os.path.abspath(args.out)
 
 
-_LOADED: dict[str, Loaded] = {}
-"""The last network in this process, by the options that say what it is."""
+_LOADED: dict[str, tuple[Loaded, Kind]] = {}
+"""The last network in this process and what it takes, by the options that say what it is."""
 
 
-def _loaded(args: argparse.Namespace) -> Loaded:
+def _loaded(args: argparse.Namespace) -> tuple[Loaded, Kind]:
     asked = repr(sorted(options.source(args).items())) + f" {args.pixels}"
     if asked not in _LOADED:
         _LOADED.clear()
-        loaded = common.load(args, common.held_kind(args))
+        kind = common.held_kind(args)
+        loaded = common.load(args, kind)
         if args.pixels is not None:
             loaded = in_pixels(args, loaded, "cpu")
-        _LOADED[asked] = loaded
+        _LOADED[asked] = loaded, kind
     return _LOADED[asked]
 
 
 def _base(args: argparse.Namespace) -> nn.Module:
-    return _loaded(args).model
+    return _loaded(args)[0].model
 
 
 def _batches(args: argparse.Namespace, data: str) -> Iterable[Any]:
     from .. import open_folder
     from ..hub import folders
 
-    found, kind = folders.held_kind(data), folders.held_kind(args.data)
+    (loaded, kind), found = _loaded(args), folders.held_kind(data)
     if found is not kind:
         raise FinepruningError(f"{data}: holds {found.plural}, others {kind.plural}")
-    return open_folder(data, _loaded(args), batch_size=args.batch_size, seed=args.seed)
+    return open_folder(data, loaded, batch_size=args.batch_size, seed=args.seed)
 
 
-def _short(report: dict[str, Any]) -> dict[str, Any]:
+def _short(report: dict[str, Any], notes: tuple[str, ...]) -> dict[str, Any]:
     return {
         "sparsity": report["sparsity"],
         "personal": report["check"]["passed"],
-        "warnings": [*report["warnings"]],
+        "notes": [*notes],
     }
 
 
