@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from transformers.pytorch_utils import Conv1D
 
+import finepruning
 import reference
 from conforming import BATCH, CLASSES, SAMPLES, Case, conform, run, settled
+from finepruning import Config
 
 # PyTorch's own remark on even kernels; that the pruned network copies too is no news.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -396,3 +399,17 @@ def test_float32(kind: str, effort: str) -> None:
     with torch.inference_mode():
         out = result.model(torch.from_numpy(x).float()).numpy()
     np.testing.assert_allclose(out, wanted.forward(x), atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mask_and_gains_are_all_of_it(kind: str, tmp_path: Path) -> None:
+    """Whatever the layer, weights of the fit "gains" are the base's times what is stored."""
+    case = make(kind)
+    base = case.model
+    config = Config(sparsity=0.5, fit={"method": "gains"}, check=False, readout=False)
+    result = finepruning.personalize(base, case.batches(), config=config, progress=False)
+    result.save(tmp_path / "me", values="mask", base=base)
+    loaded = finepruning.load(tmp_path / "me", base)
+    for name, value in result.model.state_dict().items():
+        off = (loaded.state_dict()[name] - value).abs().max()
+        assert off <= 2e-3 * value.abs().max(), name
